@@ -1,0 +1,1 @@
+"""What crosses the daemon's socket: structs, routes, errors."""

@@ -1,0 +1,251 @@
+"""The structs of the API, as in ``docs/reference/openapi.json``.
+
+Requests forbid unknown fields; answers may grow fields. Times are RFC 3339 UTC, sizes are integers in the unit of the
+key's suffix.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+VmStateName = Literal[
+    "creating", "stopped", "starting", "running", "paused", "stopping", "failed", "deleting"
+]
+OperationStateName = Literal["pending", "running", "succeeded", "failed", "cancelled"]
+VmmName = Literal["auto", "firecracker", "qemu"]
+NetworkName = Literal["auto", "bridge", "user", "none"]
+Timeout = Annotated[float, Meta(gt=0, le=86400)]
+
+
+class Error(Struct, omit_defaults=False):
+    """An RFC 9457 problem: ``code`` is stable, ``what`` names the object, ``hint`` is one next step."""
+
+    code: str
+    what: str
+    detail: str = ""
+    hint: str = ""
+
+
+class Forward(Struct, forbid_unknown_fields=True):
+    """TCP port of 127.0.0.1 on the host to a port of the guest; in a request host port 0 means any free one."""
+
+    host_port: Annotated[int, Meta(ge=0, le=65535)]
+    guest_port: Annotated[int, Meta(ge=1, le=65535)]
+
+
+class VmSpec(Struct):
+    """What was asked for."""
+
+    image: str
+    vcpus: int
+    memory_mib: int
+    disk_bytes: int
+    work_bytes: int
+    vmm: VmmName
+    network: NetworkName
+    nat: bool
+    forwards: list[Forward] = []
+
+
+class ServiceStatus(Struct):
+    """A service that the image declares, and whether it answers."""
+
+    name: str
+    port: int
+    ready: bool
+
+
+class VmStatus(Struct):
+    """What was observed; null where there is nothing to observe."""
+
+    vmm: str | None = None
+    accel: str | None = None
+    pid: int | None = None
+    network: str | None = None
+    ip: str | None = None
+    booted_at: str | None = None
+    services: list[ServiceStatus] = []
+    forwards: list[Forward] = []
+    last_error: Error | None = None
+
+
+class Vm(Struct):
+    """One VM."""
+
+    id: str
+    name: str
+    state: VmStateName
+    ready: bool
+    created_at: str
+    spec: VmSpec
+    status: VmStatus
+
+
+Name = Annotated[str, Meta(max_length=63, description="a host label: a-z, 0-9 and '-'")]
+
+
+class VmCreate(Struct, forbid_unknown_fields=True):
+    """Body of POST /v1/vms; everything has a default. ``timeout_s`` bounds the wait for readiness."""
+
+    name: str | None = None
+    image: str = "debian"
+    vcpus: int = 2
+    memory_mib: int = 2048
+    disk_bytes: int | None = None
+    work_bytes: int = 16 << 30
+    vmm: VmmName = "auto"
+    network: NetworkName = "auto"
+    nat: bool = True
+    forwards: list[Forward] = []
+    start: bool = True
+    timeout_s: Timeout | None = None
+
+
+class VmPatch(Struct, forbid_unknown_fields=True):
+    """Body of PATCH /v1/vms/{ref}; only while stopped. The work disk can only grow."""
+
+    name: str | UnsetType = UNSET
+    vcpus: int | UnsetType = UNSET
+    memory_mib: int | UnsetType = UNSET
+    work_bytes: int | UnsetType = UNSET
+    forwards: list[Forward] | UnsetType = UNSET
+
+
+class VmStart(Struct, forbid_unknown_fields=True):
+    """Body of POST …/start and …/restart."""
+
+    timeout_s: Timeout | None = None
+
+
+class VmStop(Struct, forbid_unknown_fields=True):
+    """Body of POST …/stop; ``force`` ends the VMM at once, as a power cut would."""
+
+    force: bool = False
+    timeout_s: Timeout | None = None
+
+
+class Stage(Struct):
+    """One step of an operation."""
+
+    name: str
+    state: OperationStateName
+    started_at: str
+    duration_ms: float | None = None
+    detail: str = ""
+
+
+class Operation(Struct):
+    """Something that the daemon does or did; ``target`` is the id of the VM or image, ``target_name`` its name."""
+
+    id: str
+    kind: str
+    target: str
+    target_name: str
+    state: OperationStateName
+    created_at: str
+    duration_ms: float | None
+    stages: list[Stage]
+    error: Error | None = None
+
+
+class OperationEvent(Struct):
+    """One SSE event of GET /v1/operations/{id}/events: the stage that changed (null at the end) and the whole."""
+
+    stage: Stage | None
+    operation: Operation
+
+
+class Image(Struct):
+    """One image; sizes are of the virtual root disk and of what is allocated on the host's disk."""
+
+    id: str
+    name: str
+    distribution: str
+    release: str
+    architecture: str
+    created_at: str
+    disk_bytes: int
+    allocated_bytes: int
+    kernel_release: str
+    services: list[ServiceStatus]
+    packages: dict[str, str]
+    used_by: list[str]
+
+
+class ImageBuild(Struct, forbid_unknown_fields=True):
+    """Body of POST /v1/images/build: a recipe's name or absolute path; ``force`` rebuilds an unchanged one."""
+
+    recipe: str = "debian"
+    name: str | None = None
+    force: bool = False
+
+
+class Health(Struct):
+    """What the guest says of itself; ``reachable`` is false where the agent did not answer in time."""
+
+    reachable: bool
+    ready: bool
+    status: str = ""
+    version: str = ""
+    boot_id: str = ""
+    uptime_s: float = 0.0
+    services: list[ServiceStatus] = []
+    detail: str = ""
+
+
+class Stats(Struct):
+    """Use of resources, seen from the host (``vmm_*``) and from inside (``guest_*``, null when unreachable)."""
+
+    vmm_cpu_s: float
+    vmm_rss_bytes: int
+    overlay_bytes: int
+    work_bytes: int
+    guest_uptime_s: float | None = None
+    guest_load_1m: float | None = None
+    guest_memory_total_bytes: int | None = None
+    guest_memory_available_bytes: int | None = None
+    guest_rootfs_used_bytes: int | None = None
+    guest_work_used_bytes: int | None = None
+
+
+class Port(Struct):
+    """A socket that listens inside the guest, and the host's port that leads to it."""
+
+    protocol: str
+    address: str
+    port: int
+    process: str = ""
+    host_port: int | None = None
+
+
+class Info(Struct):
+    """GET /v1/info: the daemon and the host it runs on."""
+
+    version: str
+    api_version: str
+    pid: int
+    started_at: str
+    state_dir: str
+    runtime_dir: str
+    accel: str
+    network: str
+    network_detail: str
+    vms: int
+    warnings: list[str] = []
+
+
+class ExecRequest(Struct, forbid_unknown_fields=True):
+    """First text message on WS /v1/vms/{ref}/exec; afterwards both sides send binary frames (``api.frames``)."""
+
+    argv: Annotated[list[str], Meta(min_length=1, max_length=4096)]
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    tty: bool = False
+    rows: Annotated[int, Meta(ge=1, le=10000)] = 24
+    cols: Annotated[int, Meta(ge=1, le=10000)] = 80
+
+
+encode = msgspec.json.encode

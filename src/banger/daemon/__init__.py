@@ -1,0 +1,1 @@
+"""bangerd: composition, server, life cycle."""

@@ -1,0 +1,1 @@
+"""What the daemon does: operations, plans, workers, reconcile."""

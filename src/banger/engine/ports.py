@@ -1,0 +1,338 @@
+"""What the engine asks of the host, as Protocols. Adapters satisfy them structurally; ``daemon/compose.py`` joins them.
+
+The real adapters and the fakes of the tests pass one contract suite (``tests/contract``).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from banger.model.lease import Lease
+from banger.model.manifest import ImageManifest
+from banger.model.process import ProcessIdentity
+from banger.model.spec import VmSpec
+
+
+@dataclass(frozen=True, slots=True)
+class VmPaths:
+    """Where one VM's files are: ``state`` (disks, logs) and ``runtime`` (sockets); see docs/internals.md."""
+
+    state: Path
+    runtime: Path
+
+    @property
+    def overlay(self) -> Path:
+        """The VM's writable layer over the image's rootfs."""
+        return self.state / "overlay.qcow2"
+
+    @property
+    def work(self) -> Path:
+        """The work disk."""
+        return self.state / "work.img"
+
+    @property
+    def identity(self) -> Path:
+        """The identity drive: a raw tar."""
+        return self.state / "identity.tar"
+
+    @property
+    def console_log(self) -> Path:
+        """The serial console, capped."""
+        return self.state / "console.log"
+
+    @property
+    def vmm_log(self) -> Path:
+        """What the VMM itself printed."""
+        return self.state / "vmm.log"
+
+    @property
+    def qmp_socket(self) -> Path:
+        """QEMU's monitor."""
+        return self.runtime / "qmp.sock"
+
+    @property
+    def agent_socket(self) -> Path:
+        """The agent's mux port."""
+        return self.runtime / "agent.sock"
+
+    def bulk_socket(self, number: int) -> Path:
+        """The agent's raw port ``number`` (0-based) for bulk transfers."""
+        return self.runtime / f"agent-bulk{number}.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class BootStack:
+    """What boots an image: absolute paths and the image's part of the kernel command line."""
+
+    kernel: Path
+    initramfs: Path
+    rootfs: Path
+    work_seed: Path
+    cmdline: str
+    manifest: ImageManifest
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkAttachment:
+    """A VM's place in the network for one run. ``tap_fd`` belongs to the receiver, who closes it after the VMM has it;
+    None means QEMU's own user network (no user namespaces on this host) or, with ``mode`` "none", no NIC.
+    """
+
+    mode: str
+    lease: Lease | None
+    tap_fd: int | None = None
+    tap_name: str = ""
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRequest:
+    """All that a VMM needs for one VM. ``vm_id`` is 12 hex digits."""
+
+    vm_id: str
+    name: str
+    spec: VmSpec
+    boot: BootStack
+    paths: VmPaths
+    network: NetworkAttachment
+
+
+@dataclass(frozen=True, slots=True)
+class VmmExit:
+    """How a VMM ended. ``reason`` is guest-shutdown, guest-reset, guest-panic, host-signal, quit or crash; ``returncode``
+    is None for an adopted VMM, which is not our child.
+    """
+
+    reason: str
+    returncode: int | None = None
+    detail: str = ""
+
+
+class RunningVmm(Protocol):
+    """A VMM process that runs one VM, started or adopted."""
+
+    @property
+    def identity(self) -> ProcessIdentity: ...
+    @property
+    def vmm(self) -> str:
+        """``qemu`` or ``firecracker``."""
+        ...
+
+    @property
+    def accel(self) -> str:
+        """``kvm`` or ``tcg``."""
+        ...
+
+    async def pause(self) -> None: ...
+    async def resume(self) -> None: ...
+    async def status(self) -> str:
+        """``running`` or ``paused``; has a deadline of its own."""
+        ...
+
+    async def power_down(self) -> None:
+        """Press the power button; returns at once."""
+        ...
+
+    async def kill(self) -> None:
+        """End the VMM now and wait until it is gone; idempotent."""
+        ...
+
+    async def wait(self) -> VmmExit:
+        """Return when the VMM has ended; may be awaited by several tasks."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of monitor connections; the VMM runs on."""
+        ...
+
+
+class Vmm(Protocol):
+    """A backend that can run VMs."""
+
+    @property
+    def name(self) -> str: ...
+    async def launch(self, request: LaunchRequest) -> RunningVmm:
+        """Start the VMM and return once its monitor answers. On failure nothing is left (process, sockets)."""
+        ...
+
+    async def adopt(self, identity: ProcessIdentity, paths: VmPaths) -> RunningVmm | None:
+        """Take over a VMM that an earlier daemon started; None if it is gone."""
+        ...
+
+    def find(self, paths: VmPaths) -> ProcessIdentity | None:
+        """The process that was started for ``paths`` but never recorded."""
+        ...
+
+
+class Storage(Protocol):
+    """The disks of VMs."""
+
+    async def check_image(self, boot: BootStack) -> None:
+        """Raise HostLacksError if a file of the image is missing, truncated or changed in size."""
+        ...
+
+    async def create(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> str:
+        """Make overlay and work disk; a few words on how (``qcow2, reflink``). On failure nothing is left."""
+        ...
+
+    async def check(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> None:
+        """Raise if the VM's disks are missing or damaged, before it starts."""
+        ...
+
+    async def grow_work(self, paths: VmPaths, size_bytes: int) -> None:
+        """Grow the work disk and its file system to ``size_bytes``; smaller is refused."""
+        ...
+
+    async def delete(self, paths: VmPaths) -> None:
+        """Remove overlay and work disk; idempotent."""
+        ...
+
+
+class Network(Protocol):
+    """The network of one daemon."""
+
+    async def start(self) -> None:
+        """Adopt the network that an earlier daemon left, or probe what this host allows; starts nothing heavy."""
+        ...
+
+    def plan_lease(self, vm_id: str, taken: Sequence[Lease]) -> Lease:
+        """A free lease (pure); RefusedError if the range is used up."""
+        ...
+
+    async def attach(self, lease: Lease, mode: str) -> NetworkAttachment:
+        """Give the VM its TAP, with its filter entries, starting the network if need be."""
+        ...
+
+    async def detach(self, lease: Lease) -> None:
+        """Take filter entries back; idempotent (the TAP goes with the VMM)."""
+        ...
+
+    async def dial(self, lease: Lease, port: int) -> socket.socket:
+        """A connected non-blocking TCP socket to the guest, or ConnectionError/OSError."""
+        ...
+
+    async def describe(self) -> Mapping[str, str]:
+        """``mode`` (user, qemu-user, none) and ``detail`` for info."""
+        ...
+
+    async def stop(self, *, if_unused: bool = True) -> None:
+        """End holder and uplink when no VM uses them."""
+        ...
+
+    async def close(self) -> None:
+        """Let go; holder, TAPs and uplink live on."""
+        ...
+
+
+class ExecSession(Protocol):
+    """A command that runs in the guest; frames as in ``api.frames``."""
+
+    async def send(self, kind: int, payload: bytes = b"") -> None: ...
+    def frames(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Frames from the guest; ends after EXIT or FAILED, or when the guest is gone (without either)."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Stream(Protocol):
+    """A byte stream to a TCP port in the guest."""
+
+    async def read(self, limit: int = 65536) -> bytes:
+        """Some bytes, empty at the end."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send all of ``data``, with back-pressure."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Guest(Protocol):
+    """The agent of one running VM. Every call has a deadline; GuestNotReadyError when the agent does not answer."""
+
+    async def wait_connected(self, timeout_s: float) -> None:
+        """Return when the agent has answered its first healthz."""
+        ...
+
+    async def healthz(self, timeout_s: float = 2.0) -> Mapping[str, object]: ...
+    async def stats(self, timeout_s: float = 2.0) -> Mapping[str, object]: ...
+    async def ports(self, timeout_s: float = 2.0) -> list[Mapping[str, object]]: ...
+    async def exec(self, request: Mapping[str, object]) -> ExecSession: ...
+    def get_files(self, path: str) -> AsyncIterator[bytes]:
+        """A tar stream of ``path``."""
+        ...
+
+    async def put_files(self, path: str, tar: AsyncIterator[bytes]) -> None: ...
+    async def proxy(self, port: int) -> Stream: ...
+    async def shutdown(self, *, reboot: bool = False) -> None: ...
+    async def close(self) -> None: ...
+
+
+GuestFactory = Callable[[VmPaths], Guest]
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRequest:
+    """What the identity drive says to the guest. ``lease`` None: no network."""
+
+    vm_id: str
+    name: str
+    lease: Lease | None
+    mtu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostKey:
+    """The public half of a VM's SSH host key, as in known_hosts: ``ssh-ed25519 AAAA…``."""
+
+    public: str
+
+
+class Identity(Protocol):
+    """Makes identity drives and keeps the managed client key and known_hosts."""
+
+    async def write(self, request: IdentityRequest, paths: VmPaths) -> HostKey:
+        """Write the identity drive; keeps machine-id, host key and agent token of an earlier one, renews clock and entropy."""
+        ...
+
+    async def forget(self, vm_id: str, paths: VmPaths) -> None:
+        """Remove the drive and the VM's line in known_hosts; idempotent."""
+        ...
+
+
+BuildProgress = Callable[[str, str], Awaitable[None] | None]
+
+
+class Images(Protocol):
+    """The catalog of images on disk."""
+
+    def list(self) -> list[ImageManifest]: ...
+    def get(self, ref: str) -> ImageManifest:
+        """By name, id or unique id prefix; NotFoundError with the command that makes one."""
+        ...
+
+    def boot_stack(self, image_id: str) -> BootStack: ...
+    async def build(
+        self, recipe: str, *, name: str | None, force: bool, progress: BuildProgress
+    ) -> ImageManifest:
+        """Build (or find unchanged) an image; ``progress(stage, detail)`` at each step. Interrupted: nothing is left."""
+        ...
+
+    async def delete(self, image_id: str) -> None: ...
+    def allocated_bytes(self, image_id: str) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Deadlines in seconds; defaults suit TCG on a busy host."""
+
+    ready_s: float = 180.0
+    shutdown_s: float = 30.0
+    agent_call_s: float = 5.0
+    extra: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""The guest seen from the host: agent client, identity, readiness."""

@@ -1,0 +1,1 @@
+"""banger-helper, the privileged helper."""

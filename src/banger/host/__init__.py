@@ -1,0 +1,1 @@
+"""The machine: one effect and its inverse a function."""

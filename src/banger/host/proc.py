@@ -1,0 +1,125 @@
+"""Processes by identity: pid, start time and boot id. A recycled pid is never ours; waiting is by pidfd, not by polling."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from banger.model.process import ProcessIdentity
+
+
+@cache
+def boot_id() -> str:
+    """The kernel's id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text.rpartition(")")[2].split()  # the command's name may hold blanks and brackets
+
+
+def identify(pid: int) -> ProcessIdentity | None:
+    """Who ``pid`` is now; None if there is no such process or it is a zombie (proc(5): field 3 state, 22 starttime)."""
+    fields = _stat_fields(pid)
+    if fields is None or fields[0] in {"Z", "X"}:
+        return None
+    return ProcessIdentity(pid, int(fields[19]), boot_id())
+
+
+def alive(identity: ProcessIdentity) -> bool:
+    """Whether exactly this process still runs."""
+    return identify(identity.pid) == identity
+
+
+def open_pidfd(identity: ProcessIdentity) -> int | None:
+    """A pidfd of exactly this process, or None if it is gone; the caller closes it."""
+    try:
+        descriptor = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return None
+    if not alive(identity):
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def send_signal(identity: ProcessIdentity, signo: signal.Signals) -> bool:
+    """Send ``signo`` to exactly this process; False if it is gone."""
+    descriptor = open_pidfd(identity)
+    if descriptor is None:
+        return False
+    try:
+        signal.pidfd_send_signal(descriptor, signo)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+async def wait_gone(identity: ProcessIdentity) -> int | None:
+    """Return when this process has ended; its wait status if it was our child, else None."""
+    descriptor = open_pidfd(identity)
+    if descriptor is None:
+        return reap(identity.pid)
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    loop.add_reader(descriptor, lambda: ended.done() or ended.set_result(None))
+    try:
+        await ended
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+    return reap(identity.pid)
+
+
+def reap(pid: int) -> int | None:
+    """Collect the child ``pid`` if it is ours and has ended: its exit code (negative signal), else None."""
+    with suppress(ChildProcessError):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done == pid:
+            return os.waitstatus_to_exitcode(status)
+    return None
+
+
+async def kill(identity: ProcessIdentity, *, timeout_s: float = 10.0) -> None:
+    """End this process with SIGKILL and wait until it is gone; TimeoutError if the kernel holds it longer."""
+    if send_signal(identity, signal.SIGKILL):
+        async with asyncio.timeout(timeout_s):
+            await wait_gone(identity)
+    else:
+        reap(identity.pid)
+
+
+def usage(pid: int) -> tuple[float, int]:
+    """CPU seconds and resident bytes of ``pid``; zeros if it is gone (proc(5): utime 14, stime 15, rss 24)."""
+    fields = _stat_fields(pid)
+    if fields is None:
+        return 0.0, 0
+    ticks = os.sysconf("SC_CLK_TCK")
+    return (int(fields[11]) + int(fields[12])) / ticks, int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def find_by_argument(argument: str) -> list[ProcessIdentity]:
+    """Our own user's processes whose argv holds exactly ``argument``: to find a VMM whose pid was never recorded."""
+    found = []
+    needle = argument.encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError):
+            if entry.stat().st_uid != os.geteuid():
+                continue
+            if needle in (entry / "cmdline").read_bytes().split(b"\0"):
+                identity = identify(int(entry.name))
+                if identity is not None and identity.pid != os.getpid():
+                    found.append(identity)
+    return found

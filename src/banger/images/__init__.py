@@ -1,0 +1,1 @@
+"""Images: recipes, builds, catalog."""

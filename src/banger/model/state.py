@@ -1,0 +1,53 @@
+"""The life of a VM, and which request is welcome in which state.
+
+::
+
+                 create                 start
+    (nothing) ──────────> creating ──> starting ──> running ⇄ paused
+                              │            │           │  stop, guest power-off
+                              │            │           v
+                              │            └──────> stopping ──> stopped ──start──> starting
+                              └── create failed ──> (nothing: undone)
+    any of stopped, failed, running, paused ── delete ──> deleting ──> (nothing)
+    running ── VMM crashed ──> failed ── start ──> starting
+
+``failed`` is a stopped VM whose last run ended badly: it can be started again, shown and deleted. The states in
+the middle (creating, starting, stopping, deleting) belong to exactly one operation; a VM found in one of them
+with no operation running is brought to ``stopped`` or removed by reconcile.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class VmState(StrEnum):
+    """Where a VM is in its life (see the diagram above)."""
+
+    CREATING = "creating"
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    FAILED = "failed"
+    DELETING = "deleting"
+
+
+class OperationState(StrEnum):
+    """Where an operation is; the last three are final."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will happen."""
+        return self in {OperationState.SUCCEEDED, OperationState.FAILED, OperationState.CANCELLED}
+
+
+AT_REST = frozenset({VmState.STOPPED, VmState.FAILED})
+HAS_VMM = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STARTING, VmState.STOPPING})

@@ -1,0 +1,1 @@
+"""One namespace with a bridge, TAPs and a filter; an uplink; forwards."""

@@ -1,0 +1,1 @@
+"""Virtual machine monitors: QEMU now, Firecracker next."""
