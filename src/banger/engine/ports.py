@@ -7,109 +7,21 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from banger.model.lease import Lease
+from banger.model.machine import (
+    BootStack,
+    HostKey,
+    IdentityRequest,
+    LaunchRequest,
+    NetworkAttachment,
+    VmmExit,
+    VmPaths,
+)
 from banger.model.manifest import ImageManifest
 from banger.model.process import ProcessIdentity
 from banger.model.spec import VmSpec
-
-
-@dataclass(frozen=True, slots=True)
-class VmPaths:
-    """Where one VM's files are: ``state`` (disks, logs) and ``runtime`` (sockets); see docs/internals.md."""
-
-    state: Path
-    runtime: Path
-
-    @property
-    def overlay(self) -> Path:
-        """The VM's writable layer over the image's rootfs."""
-        return self.state / "overlay.qcow2"
-
-    @property
-    def work(self) -> Path:
-        """The work disk."""
-        return self.state / "work.img"
-
-    @property
-    def identity(self) -> Path:
-        """The identity drive: a raw tar."""
-        return self.state / "identity.tar"
-
-    @property
-    def console_log(self) -> Path:
-        """The serial console, capped."""
-        return self.state / "console.log"
-
-    @property
-    def vmm_log(self) -> Path:
-        """What the VMM itself printed."""
-        return self.state / "vmm.log"
-
-    @property
-    def qmp_socket(self) -> Path:
-        """QEMU's monitor."""
-        return self.runtime / "qmp.sock"
-
-    @property
-    def agent_socket(self) -> Path:
-        """The agent's mux port."""
-        return self.runtime / "agent.sock"
-
-    def bulk_socket(self, number: int) -> Path:
-        """The agent's raw port ``number`` (0-based) for bulk transfers."""
-        return self.runtime / f"agent-bulk{number}.sock"
-
-
-@dataclass(frozen=True, slots=True)
-class BootStack:
-    """What boots an image: absolute paths and the image's part of the kernel command line."""
-
-    kernel: Path
-    initramfs: Path
-    rootfs: Path
-    work_seed: Path
-    cmdline: str
-    manifest: ImageManifest
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkAttachment:
-    """A VM's place in the network for one run. ``tap_fd`` belongs to the receiver, who closes it after the VMM has it;
-    None means QEMU's own user network (no user namespaces on this host) or, with ``mode`` "none", no NIC.
-    """
-
-    mode: str
-    lease: Lease | None
-    tap_fd: int | None = None
-    tap_name: str = ""
-    warning: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchRequest:
-    """All that a VMM needs for one VM. ``vm_id`` is 12 hex digits."""
-
-    vm_id: str
-    name: str
-    spec: VmSpec
-    boot: BootStack
-    paths: VmPaths
-    network: NetworkAttachment
-
-
-@dataclass(frozen=True, slots=True)
-class VmmExit:
-    """How a VMM ended. ``reason`` is guest-shutdown, guest-reset, guest-panic, host-signal, quit or crash; ``returncode``
-    is None for an adopted VMM, which is not our child.
-    """
-
-    reason: str
-    returncode: int | None = None
-    detail: str = ""
 
 
 class RunningVmm(Protocol):
@@ -277,23 +189,6 @@ class Guest(Protocol):
 GuestFactory = Callable[[VmPaths], Guest]
 
 
-@dataclass(frozen=True, slots=True)
-class IdentityRequest:
-    """What the identity drive says to the guest. ``lease`` None: no network."""
-
-    vm_id: str
-    name: str
-    lease: Lease | None
-    mtu: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HostKey:
-    """The public half of a VM's SSH host key, as in known_hosts: ``ssh-ed25519 AAAA…``."""
-
-    public: str
-
-
 class Identity(Protocol):
     """Makes identity drives and keeps the managed client key and known_hosts."""
 
@@ -326,13 +221,3 @@ class Images(Protocol):
 
     async def delete(self, image_id: str) -> None: ...
     def allocated_bytes(self, image_id: str) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Deadlines in seconds; defaults suit TCG on a busy host."""
-
-    ready_s: float = 180.0
-    shutdown_s: float = 30.0
-    agent_call_s: float = 5.0
-    extra: Mapping[str, float] = field(default_factory=dict)

@@ -71,8 +71,13 @@ async def wait_gone(identity: ProcessIdentity) -> int | None:
     if descriptor is None:
         return reap(identity.pid)
     loop = asyncio.get_running_loop()
-    ended = loop.create_future()
-    loop.add_reader(descriptor, lambda: ended.done() or ended.set_result(None))
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def note() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(descriptor, note)
     try:
         await ended
     finally:
