@@ -34,6 +34,11 @@ class VmPaths:
         return self.state / "identity.tar"
 
     @property
+    def agent_token(self) -> Path:
+        """The bearer token that the guest's agent demands; written with the identity drive."""
+        return self.state / "agent-token"
+
+    @property
     def console_log(self) -> Path:
         """The serial console, capped."""
         return self.state / "console.log"
