@@ -67,6 +67,12 @@ class GuestNotReadyError(BangerError):
     http_status = 504
 
 
+class VmmDiedError(BangerError):
+    """The VMM ended while it was needed; the detail has the end of the guest's console."""
+
+    code = "vmm-died"
+
+
 class DaemonUnreachableError(BangerError):
     """The daemon cannot be reached or started."""
 

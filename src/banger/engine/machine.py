@@ -1,0 +1,77 @@
+"""A VM in memory: its record, its lease, and what of it runs. Only its worker changes it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from banger.engine.ports import Guest, RunningVmm, Store
+from banger.model.lease import Lease
+from banger.model.machine import NetworkAttachment, VmmExit, VmPaths
+from banger.model.record import ErrorRecord, VmRecord
+from banger.model.state import VmState
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the VMs of this daemon live."""
+
+    state_dir: Path
+    runtime_dir: Path
+
+    def of(self, vm_id: str) -> VmPaths:
+        """The directories of one VM."""
+        return VmPaths(self.state_dir / "vms" / vm_id, self.runtime_dir / "vms" / vm_id)
+
+
+@dataclass(slots=True, eq=False)
+class Machine:
+    """One VM. ``vmm``, ``guest`` and ``exited`` belong to its present run; ``ready`` says that its services answered."""
+
+    record: VmRecord
+    lease: Lease | None
+    paths: VmPaths
+    store: Store
+    attachment: NetworkAttachment | None = None
+    vmm: RunningVmm | None = None
+    guest: Guest | None = None
+    exited: asyncio.Future[VmmExit] | None = None
+    watcher: asyncio.Task[None] | None = None
+    checker: asyncio.Task[None] | None = None
+    ready: bool = False
+    booted_at: str | None = None
+    services: dict[str, bool] = field(default_factory=dict)
+    relayed: list[int] = field(default_factory=list)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def id(self) -> str:
+        """The VM's id."""
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        """The VM's name."""
+        return self.record.name
+
+    @property
+    def state(self) -> VmState:
+        """The VM's state."""
+        return self.record.state
+
+    def save(self, **changes: object) -> None:
+        """Change the record and store it."""
+        record = self.record.but(**changes)
+        self.store.update_vm(record)
+        self.record = record
+
+    def enter(self, state: VmState, *, error: ErrorRecord | None = None) -> None:
+        """Go to ``state``; an error stays visible until the next run begins."""
+        if state is VmState.STARTING:
+            self.ready, self.booted_at = False, None
+            self.save(state=state, last_error=None)
+        elif error is not None:
+            self.save(state=state, last_error=error)
+        else:
+            self.save(state=state)

@@ -1,0 +1,232 @@
+"""Operations: begun with a POST, followed by anyone, finished whether or not somebody watches.
+
+`OperationRun` is a live one: it records its stages in the store as they happen and tells its watchers. `Board` knows all of
+them, live and past.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from banger.engine.ports import Store
+from banger.model import clock
+from banger.model.errors import CancelledOperationError, NotFoundError, RefusedError
+from banger.model.ids import new_id
+from banger.model.record import ErrorRecord, OperationRecord, StageRecord
+from banger.model.state import OperationState
+
+log = logging.getLogger(__name__)
+
+Event = tuple[StageRecord | None, OperationRecord]
+WATCH_BACKLOG = 256
+
+
+class StageHandle:
+    """What a running stage may say about itself."""
+
+    def __init__(self) -> None:
+        self.detail = ""
+
+
+class OperationRun:
+    """One live operation. Its worker calls `begin`, `stage` and `finish`; anybody may `watch`, `wait` and `cancel`."""
+
+    def __init__(self, store: Store, record: OperationRecord, *, cancellable: bool) -> None:
+        self._store = store
+        self.record = record
+        self.cancellable = cancellable
+        self._started_ms = clock.monotonic_ms()
+        self._watchers: set[asyncio.Queue[Event]] = set()
+        self._done = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        store.insert_operation(record)
+
+    @property
+    def id(self) -> str:
+        """The operation's id."""
+        return self.record.id
+
+    async def run(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Run ``work()`` (a coroutine function) as a task of its own that `cancel` can end, then record the outcome."""
+        if self.record.state.final:
+            return
+        self._change(replace(self.record, state=OperationState.RUNNING))
+        self._task = asyncio.create_task(work())
+        try:
+            await asyncio.shield(self._task)
+            self.finish(OperationState.SUCCEEDED)
+        except asyncio.CancelledError:
+            if not self._task.cancelled():  # the daemon ends: let the operation undo what it made
+                self._task.cancel()
+                await asyncio.wait({self._task})
+                self._finish_cancelled()
+                raise
+            self._finish_cancelled()
+        except Exception as error:
+            record = ErrorRecord.of(error)
+            if record.what.startswith("internal error"):
+                log.exception("operation %s (%s) failed", self.record.kind, self.id)
+            self.finish(OperationState.FAILED, record)
+
+    def _finish_cancelled(self) -> None:
+        self.finish(
+            OperationState.CANCELLED,
+            ErrorRecord.of(CancelledOperationError(f"{self.record.kind} was cancelled")),
+        )
+
+    @asynccontextmanager
+    async def stage(self, name: str) -> AsyncIterator[StageHandle]:
+        """Record the block as stage ``name``; its outcome is the block's."""
+        seq = len(self.record.stages)
+        started_ms = clock.monotonic_ms()
+        stage = StageRecord(name, OperationState.RUNNING, clock.now())
+        self._put(seq, stage)
+        handle = StageHandle()
+
+        def close(state: OperationState) -> None:
+            duration_ms = round(clock.monotonic_ms() - started_ms, 3)
+            self._put(
+                seq, replace(stage, state=state, duration_ms=duration_ms, detail=handle.detail)
+            )
+
+        try:
+            yield handle
+        except asyncio.CancelledError:
+            close(OperationState.CANCELLED)
+            raise
+        except BaseException:
+            close(OperationState.FAILED)
+            raise
+        close(OperationState.SUCCEEDED)
+
+    def finish(self, state: OperationState, error: ErrorRecord | None = None) -> None:
+        """Record the outcome; the first one counts."""
+        if self.record.state.final:
+            return
+        duration_ms = round(clock.monotonic_ms() - self._started_ms, 3)
+        self._change(replace(self.record, state=state, error=error, duration_ms=duration_ms))
+        self._done.set()
+
+    def retarget(self, target: str, target_name: str) -> None:
+        """Name what the operation works on, once it is known (an image gets its id at the end of its build)."""
+        self._change(replace(self.record, target=target, target_name=target_name))
+
+    def cancel(self) -> None:
+        """Ask it to end; it undoes what it has made. RefusedError for one that cannot be cancelled."""
+        if self.record.state.final:
+            return
+        if not self.cancellable:
+            raise RefusedError(
+                f"operation {self.id} ({self.record.kind}) cannot be cancelled",
+                hint=f"banger op wait {self.id}",
+            )
+        if self._task is None:
+            self._finish_cancelled()
+        else:
+            self._task.cancel()
+
+    async def wait(self) -> OperationRecord:
+        """Return when it is over."""
+        await self._done.wait()
+        return self.record
+
+    async def watch(self) -> AsyncIterator[Event]:
+        """Every change from now on, beginning with the stages so far; ends with the operation.
+
+        A watcher that falls `WATCH_BACKLOG` events behind loses the oldest, never the last.
+        """
+        queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._watchers.add(queue)
+        try:
+            for stage in self.record.stages:
+                yield stage, self.record
+            while not self.record.state.final or not queue.empty():
+                stage_or_none, record = await queue.get()
+                yield stage_or_none, record
+                if record.state.final:
+                    return
+            yield None, self.record
+        finally:
+            self._watchers.discard(queue)
+
+    def _put(self, seq: int, stage: StageRecord) -> None:
+        stages = (*self.record.stages[:seq], stage, *self.record.stages[seq + 1 :])
+        self.record = replace(self.record, stages=stages)
+        self._store.put_stage(self.id, seq, stage)
+        self._tell(stage)
+
+    def _change(self, record: OperationRecord) -> None:
+        self.record = record
+        self._store.update_operation(record)
+        self._tell(None)
+
+    def _tell(self, stage: StageRecord | None) -> None:
+        for queue in self._watchers:
+            if queue.qsize() >= WATCH_BACKLOG:
+                queue.get_nowait()
+            queue.put_nowait((stage, self.record))
+
+
+class Board:
+    """All operations: live ones in memory, past ones in the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._live: dict[str, OperationRun] = {}
+
+    def begin(
+        self, kind: str, target: str, target_name: str, *, cancellable: bool = False
+    ) -> OperationRun:
+        """A new pending operation."""
+        record = OperationRecord(
+            new_id(), kind, target, target_name, OperationState.PENDING, clock.now()
+        )
+        run = OperationRun(self._store, record, cancellable=cancellable)
+        self._live = {
+            key: value for key, value in self._live.items() if not value.record.state.final
+        }
+        self._live[run.id] = run
+        return run
+
+    def live(self, operation_id: str) -> OperationRun | None:
+        """The live operation of this id or unique prefix, if it is live."""
+        if operation_id in self._live:
+            return self._live[operation_id]
+        found = [
+            run for key, run in self._live.items() if operation_id and key.startswith(operation_id)
+        ]
+        return found[0] if len(found) == 1 else None
+
+    def get(self, operation_id: str) -> OperationRecord:
+        """The operation of this id or unique prefix; NotFoundError."""
+        run = self.live(operation_id)
+        record = run.record if run else self._store.operation(operation_id)
+        if record is None:
+            raise NotFoundError(f"no operation {operation_id!r}", hint="banger op list")
+        return record
+
+    def newest(self, limit: int = 100) -> list[OperationRecord]:
+        """The newest operations, newest first."""
+        live = {key: run.record for key, run in self._live.items()}
+        return [live.get(record.id, record) for record in self._store.operations(limit=limit)]
+
+    def close_unfinished(self) -> list[OperationRecord]:
+        """Mark what an ended daemon left running as failed; returns those operations."""
+        left = self._store.unfinished_operations()
+        for record in left:
+            error = ErrorRecord(
+                "failure",
+                f"the daemon ended during {record.kind}",
+                hint="try again; see: banger daemon logs",
+            )
+            for seq, stage in enumerate(record.stages):
+                if not stage.state.final:
+                    self._store.put_stage(
+                        record.id, seq, replace(stage, state=OperationState.FAILED)
+                    )
+            self._store.update_operation(replace(record, state=OperationState.FAILED, error=error))
+        return left

@@ -1,0 +1,161 @@
+"""What the stages of create and start do on the host, up to a running VMM. The guest's part is in `banger.engine.boot`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+
+import msgspec
+
+from banger.engine.boot import watch_exit
+from banger.engine.context import Context
+from banger.engine.dial import dial
+from banger.engine.machine import Machine
+from banger.engine.steps import Job
+from banger.host import fs
+from banger.model import clock
+from banger.model.clock import Deadline
+from banger.model.errors import RefusedError
+from banger.model.machine import IdentityRequest, LaunchRequest
+from banger.model.record import RunRecord
+from banger.model.spec import Forward, NetworkMode
+
+NAMESPACE_MTU = 65520
+SSH_PORT = 22
+
+
+async def validate_new(context: Context, machine: Machine, job: Job) -> str:
+    """The image is whole, and this host can run such a VM."""
+    del job
+    boot = context.images.boot_stack(machine.record.image_id)
+    await context.storage.check_image(boot)
+    await context.vmm.check()
+    return f"{boot.manifest.name} {boot.manifest.release}"
+
+
+async def validate_existing(context: Context, machine: Machine, job: Job) -> str:
+    """Image and disks are whole."""
+    detail = await validate_new(context, machine, job)
+    boot = context.images.boot_stack(machine.record.image_id)
+    await context.storage.check(boot, machine.record.spec, machine.paths)
+    return detail
+
+
+def save_copy(machine: Machine) -> None:
+    """Keep the record beside the VM's disks too: from it a lost database is rebuilt (``vm.json``)."""
+    copy = {"record": machine.record.but(run=None, last_error=None), "lease": machine.lease}
+    fs.write_atomic(machine.paths.state / "vm.json", msgspec.json.encode(copy))
+
+
+async def reserve(context: Context, machine: Machine, job: Job) -> str:
+    """The VM's directory; name and lease were taken with the request."""
+    del context, job
+    fs.make_private_dir(machine.paths.state)
+    save_copy(machine)
+    return machine.lease.ip if machine.lease else ""
+
+
+async def make_disks(context: Context, machine: Machine, job: Job) -> str:
+    """Overlay and work disk."""
+    del job
+    boot = context.images.boot_stack(machine.record.image_id)
+    return await context.storage.create(boot, machine.record.spec, machine.paths)
+
+
+async def write_identity(context: Context, machine: Machine, job: Job) -> str:
+    """The identity drive, with a fresh clock and fresh entropy."""
+    del job
+    has_nic = machine.record.spec.network is not NetworkMode.NONE
+    request = IdentityRequest(
+        machine.id, machine.name, machine.lease if has_nic else None, await _mtu(context)
+    )
+    await context.identity.write(request, machine.paths)
+    return ""
+
+
+async def _mtu(context: Context) -> int | None:
+    described = await context.network.describe()
+    return NAMESPACE_MTU if described.get("mode") == "user" else None
+
+
+async def start_vmm(context: Context, machine: Machine, job: Job) -> str:
+    """The network's end and the VMM; from here on the guest's time counts."""
+    attachment = machine.attachment
+    if attachment is None:
+        raise RuntimeError("the network stage comes first")
+    request = LaunchRequest(
+        machine.id,
+        machine.name,
+        machine.record.spec,
+        context.images.boot_stack(machine.record.image_id),
+        machine.paths,
+        attachment,
+    )
+    with suppress(FileNotFoundError):
+        machine.paths.console_log.unlink()
+    vmm = await context.vmm.launch(request)
+    machine.vmm = vmm
+    close_tap(machine)
+    run = RunRecord(
+        process=vmm.identity,
+        vmm=vmm.vmm,
+        accel=vmm.accel,
+        network=attachment.mode,
+        started_at=clock.now(),
+        ip=attachment.lease.ip if attachment.lease and attachment.mode == "user" else None,
+        warning=attachment.warning,
+    )
+    machine.save(run=run)
+    machine.guest = context.guests(machine.paths)
+    watch_exit(machine)
+    job.deadline = Deadline.after(job.ready_s)
+    return f"{vmm.vmm}, {vmm.accel}"
+
+
+def close_tap(machine: Machine) -> None:
+    """Give up our descriptor of the TAP; the VMM has its own."""
+    attachment, machine.attachment = machine.attachment, None
+    if attachment is not None and attachment.tap_fd is not None:
+        with suppress(OSError):
+            os.close(attachment.tap_fd)
+
+
+async def attach_network(context: Context, machine: Machine, job: Job) -> str:
+    """TAP and filter entries, and the forwards' listening ports."""
+    del job
+    fs.make_private_dir(machine.paths.runtime)
+    spec = machine.record.spec
+    if machine.lease is None:
+        raise RuntimeError("every VM has a lease")
+    machine.attachment = await context.network.attach(machine.lease, spec.network)
+    await open_forwards(context, machine)
+    return machine.attachment.mode
+
+
+async def open_forwards(context: Context, machine: Machine) -> None:
+    """Listen on the host for every forward: the asked ones, and one of any port to SSH.
+
+    Ports once given stay the same over restarts of VM and daemon where they are still free.
+    """
+    spec = machine.record.spec
+    wanted = list(spec.forwards)
+    if spec.network is not NetworkMode.NONE and all(f.guest_port != SSH_PORT for f in wanted):
+        wanted.append(Forward(0, SSH_PORT))
+    earlier = {forward.guest_port: forward.host_port for forward in machine.record.forwards}
+    final = []
+    for forward in wanted:
+        port = await _listen(context, machine, forward, earlier.get(forward.guest_port, 0))
+        machine.relayed.append(port)
+        final.append(Forward(port, forward.guest_port))
+    machine.save(forwards=tuple(final))
+
+
+async def _listen(context: Context, machine: Machine, forward: Forward, earlier: int) -> int:
+    async def connect() -> socket.socket:
+        return await dial(context, machine, forward.guest_port)
+
+    if forward.host_port == 0 and earlier:
+        with suppress(RefusedError):  # taken by another program meanwhile: any other port will do
+            return await context.relays.add(earlier, connect)
+    return await context.relays.add(forward.host_port, connect)

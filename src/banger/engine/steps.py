@@ -1,0 +1,70 @@
+"""A step: one stage of an operation, what it does to the host, and how the executor runs a list of them.
+
+The executor writes the ledger around every step (intended before, settled after), registers the inverses of its effects before
+the step begins, since inverses are idempotent and a step can fail half-way, and passes the trace points
+``<kind>.<stage>.before`` and ``.after``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from banger.engine.context import Context
+from banger.engine.effects import undo_effect
+from banger.engine.machine import Machine
+from banger.engine.operations import OperationRun
+from banger.host import faults
+from banger.host.undo import UndoStack
+from banger.model.clock import Deadline
+
+
+@dataclass(slots=True)
+class Job:
+    """What one operation was asked: how long the guest may take to become ready, and where it is in that time."""
+
+    ready_s: float
+    deadline: Deadline = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.deadline = Deadline.after(self.ready_s)
+
+
+Action = Callable[[Context, Machine, Job], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Stage ``name``: ``do`` makes ``effects`` (names of `banger.engine.effects`) and returns a few words of detail."""
+
+    name: str
+    describe: str
+    do: Action
+    effects: tuple[str, ...] = ()
+
+
+async def perform(
+    context: Context,
+    machine: Machine,
+    run: OperationRun,
+    steps: Sequence[Step],
+    undo: UndoStack,
+    job: Job,
+) -> None:
+    """Do ``steps`` in order as stages of ``run``; what they made is on ``undo`` for the caller to keep or take back."""
+    for step in steps:
+        point = f"{run.record.kind}.{step.name}"
+        async with run.stage(step.name) as stage:
+            await faults.point(f"{point}.before")
+            for effect in step.effects:
+                context.store.intend(machine.id, effect)
+                undo.push(
+                    f"undo {effect}",
+                    functools.partial(undo_effect, context, machine, effect),
+                    deadline_s=30,
+                )
+            stage.detail = await step.do(context, machine, job)
+            for effect in step.effects:
+                context.store.settle(machine.id, effect)
+            await faults.point(f"{point}.after")

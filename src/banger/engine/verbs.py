@@ -1,0 +1,218 @@
+"""The operations on one VM, as its worker runs them. Each leaves the VM in a truthful state however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from dataclasses import dataclass, replace
+
+from banger.engine.boot import exit_error
+from banger.engine.context import Context
+from banger.engine.effects import RUN_EFFECTS, undo_effect, undo_effects
+from banger.engine.machine import Machine
+from banger.engine.operations import OperationRun
+from banger.engine.plans import BRING_UP, MAKE, RENEW
+from banger.engine.ports import RunningVmm
+from banger.engine.stages import close_tap, save_copy, write_identity
+from banger.engine.steps import Job, perform
+from banger.host.undo import UndoStack
+from banger.model.errors import BangerError, GuestNotReadyError, RefusedError, VmmDiedError
+from banger.model.record import ErrorRecord
+from banger.model.spec import Forward
+from banger.model.state import VmState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What ``set`` may change; None leaves a value as it is."""
+
+    name: str | None = None
+    vcpus: int | None = None
+    memory_mib: int | None = None
+    work_bytes: int | None = None
+    forwards: tuple[Forward, ...] | None = None
+
+
+async def create(
+    context: Context, machine: Machine, run: OperationRun, job: Job, *, start: bool
+) -> None:
+    """Make the VM, and start it if asked. Fails as a whole, except that a VM whose guest did not come up stays, stopped."""
+    async with UndoStack() as made:
+        made.push("forget the VM", functools.partial(context.store.delete_vm, machine.id))
+        await perform(context, machine, run, MAKE, made, job)
+        try:
+            if start:
+                await _bring_up(context, machine, run, job)
+            else:
+                machine.enter(VmState.STOPPED)
+        except (GuestNotReadyError, VmmDiedError) as error:
+            made.release()
+            _rest(machine, error)
+            raise
+        made.release()
+
+
+async def start(context: Context, machine: Machine, run: OperationRun, job: Job) -> None:
+    """Start a VM at rest."""
+    machine.enter(VmState.STARTING)
+    try:
+        async with UndoStack() as nothing_kept:
+            await perform(context, machine, run, RENEW, nothing_kept, job)
+        await _bring_up(context, machine, run, job)
+    except asyncio.CancelledError:
+        machine.enter(VmState.STOPPED)
+        raise
+    except BaseException as error:
+        _rest(machine, error)
+        raise
+
+
+def _rest(machine: Machine, error: BaseException) -> None:
+    crashed = isinstance(error, VmmDiedError)
+    machine.enter(VmState.FAILED if crashed else VmState.STOPPED, error=ErrorRecord.of(error))
+
+
+async def _bring_up(context: Context, machine: Machine, run: OperationRun, job: Job) -> None:
+    async with context.boot_slots, UndoStack() as running:
+        running.push("close the TAP", functools.partial(close_tap, machine))
+        await perform(context, machine, run, BRING_UP, running, job)
+        running.release()
+
+
+async def stop(
+    context: Context, machine: Machine, run: OperationRun, job: Job, *, force: bool
+) -> None:
+    """Shut the guest down, or with ``force`` end the VMM as a power cut would."""
+    was_paused = machine.state is VmState.PAUSED
+    machine.enter(VmState.STOPPING)
+    try:
+        if not force:
+            async with run.stage("shutdown") as stage:
+                stage.detail = await _shut_down(context, machine, job, resume=was_paused)
+        async with run.stage("vmm"):
+            await undo_effects(context, machine, RUN_EFFECTS)
+    except BaseException as error:
+        machine.enter(VmState.FAILED, error=ErrorRecord.of(error))
+        raise
+    machine.enter(VmState.STOPPED)
+
+
+async def _shut_down(context: Context, machine: Machine, job: Job, *, resume: bool) -> str:
+    """Ask the guest to power off, first the agent, then by the power button; "" if it did, else why it was ended."""
+    if machine.vmm is None or machine.exited is None:
+        return "was not running"
+    if resume:
+        await machine.vmm.resume()
+    asked = False
+    if machine.guest is not None:
+        try:
+            async with asyncio.timeout(context.timeouts.agent_call_s):
+                await machine.guest.shutdown()
+            asked = True
+        except (BangerError, OSError, TimeoutError) as error:
+            log.info("VM %s: the agent did not take the shutdown: %s", machine.id, error)
+    if not asked:
+        try:
+            await machine.vmm.power_down()
+        except (BangerError, OSError, TimeoutError) as error:
+            return f"ended: neither agent nor power button answered ({error})"
+    done, _ = await asyncio.wait(
+        {machine.exited}, timeout=min(job.ready_s, context.timeouts.shutdown_s)
+    )
+    return "" if done else "ended: the guest did not power off in time"
+
+
+async def restart(context: Context, machine: Machine, run: OperationRun, job: Job) -> None:
+    """Stop if it runs, then start."""
+    if machine.state in {VmState.RUNNING, VmState.PAUSED}:
+        await stop(context, machine, run, replace_budget(job, context), force=False)
+    await start(context, machine, run, job)
+
+
+def replace_budget(job: Job, context: Context) -> Job:
+    """A job whose time is that of a shutdown, not that of a boot."""
+    return Job(ready_s=min(job.ready_s, context.timeouts.shutdown_s))
+
+
+async def delete(context: Context, machine: Machine, run: OperationRun) -> None:
+    """Remove the VM and all its effects; a VM that runs is ended first, without asking its guest."""
+    machine.enter(VmState.DELETING)
+    for stage, effects in (
+        ("vmm", ("vmm",)),
+        ("network", ("network", "runtime")),
+        ("disks", ("identity", "disks", "state")),
+    ):
+        async with run.stage(stage):
+            for effect in effects:
+                await undo_effect(context, machine, effect)
+    async with run.stage("forget"):
+        context.store.delete_vm(machine.id)
+
+
+async def change(context: Context, machine: Machine, run: OperationRun, changes: Changes) -> None:
+    """Change a VM at rest; the work disk grows first, the record follows."""
+    record = machine.record
+    spec = record.spec
+    async with run.stage("validate"):
+        wanted = replace(
+            spec,
+            vcpus=changes.vcpus or spec.vcpus,
+            memory_mib=changes.memory_mib or spec.memory_mib,
+            work_bytes=changes.work_bytes or spec.work_bytes,
+            forwards=spec.forwards if changes.forwards is None else changes.forwards,
+        )
+        if wanted.work_bytes < spec.work_bytes:
+            raise RefusedError(
+                f"the work disk of VM {machine.name} cannot shrink",
+                detail=f"it has {spec.work_bytes} bytes, asked were {wanted.work_bytes}",
+                hint="make a new VM with a smaller --work-size and copy what you need",
+            )
+    if wanted.work_bytes > spec.work_bytes:
+        async with run.stage("disks"):
+            await context.storage.grow_work(machine.paths, wanted.work_bytes)
+    async with run.stage("record"):
+        machine.save(spec=wanted, name=changes.name or record.name)
+        save_copy(machine)
+    if machine.name != record.name:
+        async with run.stage("identity"):
+            await write_identity(context, machine, Job(1.0))
+
+
+async def pause(machine: Machine, run: OperationRun) -> None:
+    """Stop the guest's vCPUs; memory stays."""
+    async with run.stage("vmm"):
+        await _vmm(machine).pause()
+    machine.enter(VmState.PAUSED)
+
+
+async def resume(machine: Machine, run: OperationRun) -> None:
+    """Let the guest's vCPUs run again."""
+    async with run.stage("vmm"):
+        await _vmm(machine).resume()
+    machine.enter(VmState.RUNNING)
+
+
+def _vmm(machine: Machine) -> RunningVmm:
+    if machine.vmm is None:
+        raise RefusedError(
+            f"VM {machine.name} is {machine.state}", hint=f"banger vm start {machine.name}"
+        )
+    return machine.vmm
+
+
+async def after_exit(context: Context, machine: Machine) -> bool:
+    """Clean up after a VMM that ended by itself; True if the guest asked for a reboot and wants to be started again."""
+    if machine.exited is None or not machine.exited.done():
+        return False
+    outcome = machine.exited.result()
+    error = exit_error(context, machine, outcome)
+    await undo_effects(context, machine, RUN_EFFECTS)
+    if outcome.reason in {"guest-shutdown", "guest-reset"}:
+        machine.enter(VmState.STOPPED)
+    else:
+        log.warning("VM %s: %s", machine.id, error)
+        machine.enter(VmState.FAILED, error=ErrorRecord.of(error))
+    return outcome.reason == "guest-reset"

@@ -1,0 +1,107 @@
+"""Records as the API shows them. Pure; touches neither guest nor VMM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from banger.api import schema
+from banger.engine.machine import Machine
+from banger.model.manifest import ImageManifest
+from banger.model.record import ErrorRecord, OperationRecord, StageRecord
+from banger.model.spec import Forward
+
+
+def error(record: ErrorRecord | None) -> schema.Error | None:
+    """An error record for the wire."""
+    return (
+        None
+        if record is None
+        else schema.Error(record.code, record.what, record.detail, record.hint)
+    )
+
+
+def forwards(values: Sequence[Forward]) -> list[schema.Forward]:
+    """Forwards for the wire."""
+    return [schema.Forward(forward.host_port, forward.guest_port) for forward in values]
+
+
+def vm(machine: Machine, image_name: str, services: Sequence[tuple[str, int]]) -> schema.Vm:
+    """A VM; ``image_name`` and ``services`` (name, port) come from its image."""
+    record = machine.record
+    spec, run = record.spec, record.run
+    return schema.Vm(
+        id=record.id,
+        name=record.name,
+        state=record.state.value,
+        ready=machine.ready,
+        created_at=record.created_at,
+        spec=schema.VmSpec(
+            image=image_name,
+            vcpus=spec.vcpus,
+            memory_mib=spec.memory_mib,
+            disk_bytes=spec.disk_bytes,
+            work_bytes=spec.work_bytes,
+            vmm=spec.vmm.value,
+            network=spec.network.value,
+            nat=spec.nat,
+            forwards=forwards(spec.forwards),
+        ),
+        status=schema.VmStatus(
+            vmm=run.vmm if run else None,
+            accel=run.accel if run else None,
+            pid=run.process.pid if run else None,
+            network=run.network if run else None,
+            ip=run.ip if run else None,
+            booted_at=machine.booted_at,
+            services=[
+                schema.ServiceStatus(
+                    name, port, ready=machine.services.get(name, False) and run is not None
+                )
+                for name, port in services
+            ],
+            forwards=forwards(record.forwards) if run else [],
+            last_error=error(record.last_error),
+        ),
+    )
+
+
+def stage(record: StageRecord) -> schema.Stage:
+    """A stage."""
+    return schema.Stage(
+        record.name, record.state.value, record.started_at, record.duration_ms, record.detail
+    )
+
+
+def operation(record: OperationRecord) -> schema.Operation:
+    """An operation."""
+    return schema.Operation(
+        id=record.id,
+        kind=record.kind,
+        target=record.target,
+        target_name=record.target_name,
+        state=record.state.value,
+        created_at=record.created_at,
+        duration_ms=record.duration_ms,
+        stages=[stage(item) for item in record.stages],
+        error=error(record.error),
+    )
+
+
+def image(manifest: ImageManifest, allocated_bytes: int, used_by: Sequence[str]) -> schema.Image:
+    """An image and the names of the VMs that use it."""
+    return schema.Image(
+        id=manifest.id,
+        name=manifest.name,
+        distribution=manifest.distribution,
+        release=manifest.release,
+        architecture=manifest.architecture,
+        created_at=manifest.created_at,
+        disk_bytes=manifest.disk_bytes,
+        allocated_bytes=allocated_bytes,
+        kernel_release=manifest.kernel_release,
+        services=[
+            schema.ServiceStatus(item.name, item.port, ready=False) for item in manifest.services
+        ],
+        packages=manifest.packages,
+        used_by=list(used_by),
+    )

@@ -1,0 +1,110 @@
+"""One worker a VM: takes its operations one by one, and cleans up when the VMM ends by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+
+from banger.engine.admission import Queued, Verb
+from banger.engine.context import Context
+from banger.engine.machine import Machine
+from banger.engine.operations import OperationRun
+from banger.engine.verbs import after_exit
+from banger.model.errors import BangerError
+from banger.model.record import ErrorRecord
+from banger.model.state import OperationState, VmState
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[], Coroutine[object, object, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An admitted operation."""
+
+    queued: Queued
+    run: OperationRun
+    work: Work
+
+
+class Worker:
+    """Runs the operations of one VM in order. ``gone`` is called when the VM exists no more; ``reboot`` when its guest rebooted."""
+
+    def __init__(
+        self,
+        context: Context,
+        machine: Machine,
+        *,
+        gone: Callable[[Machine], None],
+        reboot: Callable[[Machine], Awaitable[None]],
+    ) -> None:
+        self._context = context
+        self.machine = machine
+        self._gone = gone
+        self._reboot = reboot
+        self._items: deque[Item] = deque()
+        self._task = asyncio.create_task(self._loop(), name=f"worker {machine.id}")
+
+    @property
+    def queue(self) -> list[Queued]:
+        """What runs and waits."""
+        return [item.queued for item in self._items if not item.run.record.state.final]
+
+    def submit(
+        self, verb: Verb, run: OperationRun, work: Work, *, cancel_running: bool = False
+    ) -> None:
+        """Queue an admitted operation; ``cancel_running`` ends those before it that can be cancelled."""
+        if cancel_running:
+            for item in self._items:
+                if item.run.cancellable:
+                    item.run.cancel()
+        self._items.append(Item(Queued(verb, run.id), run, work))
+        self.machine.wake.set()
+
+    async def close(self) -> None:
+        """End the worker; what it is doing is cancelled and undone."""
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    async def _loop(self) -> None:
+        machine = self.machine
+        while True:
+            await machine.wake.wait()
+            machine.wake.clear()
+            while self._items:
+                item = self._items[0]
+                await item.run.run(item.work)
+                self._items.popleft()
+                if self._ended(item):
+                    self._refuse_rest()
+                    self._gone(machine)
+                    return
+            await self._look_after_exit()
+
+    def _ended(self, item: Item) -> bool:
+        """Whether the VM is gone: deleted, or its create failed and was undone."""
+        if item.queued.verb is Verb.DELETE:
+            return item.run.record.error is None
+        return item.queued.verb is Verb.CREATE and self.machine.state is VmState.CREATING
+
+    def _refuse_rest(self) -> None:
+        for item in self._items:
+            error = ErrorRecord(
+                "not-found", f"VM {self.machine.name} is gone", hint="banger vm list"
+            )
+            item.run.finish(OperationState.FAILED, error)
+        self._items.clear()
+
+    async def _look_after_exit(self) -> None:
+        machine = self.machine
+        if machine.state not in {VmState.RUNNING, VmState.PAUSED}:
+            return
+        try:
+            if await after_exit(self._context, machine):
+                await self._reboot(machine)
+        except BangerError as error:
+            log.warning("VM %s: cleaning up after its VMM failed: %s", machine.id, error)
