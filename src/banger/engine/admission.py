@@ -103,15 +103,13 @@ def admit(state: VmState, queue: Sequence[Queued], verb: Verb) -> Decision:
         case Verb.STOP:
             return _admit_stop(coming, queue, last)
         case Verb.RESTART:
-            if queue and queue[-1].verb in {Verb.RESTART, Verb.CREATE}:
-                return AlreadySo(last)
-            return Accept()
+            in_hand = bool(queue) and queue[-1].verb in {Verb.RESTART, Verb.CREATE}
+            return AlreadySo(last) if in_hand else Accept()
         case Verb.PAUSE | Verb.RESUME:
             return _admit_pause(coming, verb, last)
         case Verb.SET:
-            if queue or state not in AT_REST:
-                return Refuse(_IS[state], "banger vm stop {name}")
-            return Accept()
+            at_rest = not queue and state in AT_REST
+            return Accept() if at_rest else Refuse(_IS[state], "banger vm stop {name}")
         case Verb.CREATE:
             return Refuse("exists already")
 

@@ -221,6 +221,10 @@ class Images(Protocol):
         """By name, id or unique id prefix; NotFoundError with the command that makes one."""
         ...
 
+    def check_recipe(self, recipe: str, *, name: str | None) -> None:
+        """Raise NotFoundError or InvalidInputError if there is no such recipe, it is malformed, or the name is not allowed."""
+        ...
+
     def boot_stack(self, image_id: str) -> BootStack: ...
     async def build(
         self, recipe: str, *, name: str | None, force: bool, progress: BuildProgress

@@ -80,8 +80,10 @@ async def _settle(engine: Engine, machine: Machine) -> list[str]:
     elif state not in AT_REST or _has_run_effects(context, machine):
         await undo_effects(context, machine, RUN_EFFECTS)
         if state not in AT_REST:
-            error = ErrorRecord("failure", f"the daemon ended while VM {machine.name} was {state}")
-            machine.enter(VmState.STOPPED, error=error)
+            cut_short = ErrorRecord(
+                "failure", f"the daemon ended while VM {machine.name} was {state}"
+            )
+            machine.enter(VmState.STOPPED, error=cut_short)
             said = [f"VM {machine.name}: was {state}, now stopped"]
     engine.take(machine)
     return said
@@ -161,12 +163,12 @@ async def _sweep_ledger(context: Context, known: set[str]) -> list[str]:
 def _recover_lost(context: Context) -> list[str]:
     """VMs whose directory has a ``vm.json`` but which the database does not know: it was lost or damaged."""
     known = {record.id for record in context.store.vms()}
-    said = []
-    directory = context.places.state_dir / "vms"
-    for path in sorted(directory.glob("*/vm.json")) if directory.is_dir() else []:
-        if path.parent.name not in known and is_id(path.parent.name):
-            said.append(_recover_one(context, path))
-    return said
+    copies = sorted((context.places.state_dir / "vms").glob("*/vm.json"))
+    return [
+        _recover_one(context, path)
+        for path in copies
+        if path.parent.name not in known and is_id(path.parent.name)
+    ]
 
 
 def _recover_one(context: Context, path: Path) -> str:

@@ -1,0 +1,49 @@
+"""The ASGI application: handlers, problems, OpenAPI."""
+
+from __future__ import annotations
+
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+
+from banger.daemon.handlers import streams
+from banger.daemon.handlers.images import ImageController
+from banger.daemon.handlers.info import info, metrics
+from banger.daemon.handlers.operations import OperationController
+from banger.daemon.handlers.vms import VmController
+from banger.daemon.problems import HANDLERS
+from banger.daemon.service import Service
+
+MAX_JSON_BYTES = 1 << 20
+
+
+def make_app(service: Service | None) -> Litestar:
+    """The application over ``service``; None for one that only describes itself."""
+
+    def provide() -> Service | None:
+        return service
+
+    return Litestar(
+        route_handlers=[
+            VmController,
+            ImageController,
+            OperationController,
+            info,
+            metrics,
+            *streams.HANDLERS,
+        ],
+        dependencies={"service": Provide(provide, sync_to_thread=False)},
+        exception_handlers=HANDLERS,
+        request_max_body_size=MAX_JSON_BYTES,
+        signature_namespace={"Service": Service},
+        openapi_config=OpenAPIConfig(
+            title="banger",
+            version="1",
+            description="Disposable development machines on one Linux host.",
+            path="/",
+            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            use_handler_docstrings=True,
+        ),
+        logging_config=None,
+    )

@@ -1,0 +1,71 @@
+"""The only place that knows every class: one daemon's parts, joined."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from banger import __version__
+from banger.daemon.service import Service
+from banger.engine.context import Context
+from banger.engine.engine import Engine
+from banger.engine.image_work import ImageWork
+from banger.engine.machine import Places
+from banger.engine.operations import Board
+from banger.guest.connection import connect_guest
+from banger.guest.identity import IdentityStore
+from banger.host.config import Config
+from banger.images.catalog import ImageCatalog
+from banger.model import clock
+from banger.model.machine import Timeouts, VmPaths
+from banger.network.forward import Relays
+from banger.network.user import UserNetwork
+from banger.storage.qcow import QcowStorage
+from banger.store.store import Store
+from banger.vmm.console import printable_tail
+from banger.vmm.qemu.backend import QemuVmm
+
+TAIL_LINES = 20
+
+
+def _console_tail(paths: VmPaths) -> str:
+    return printable_tail(paths.console_log, TAIL_LINES)
+
+
+def compose(config: Config) -> Service:
+    """The service of a daemon; opens the store, touches nothing else of the host yet."""
+    state_dir, runtime_dir = Path(config.state_dir), Path(config.runtime_dir)
+    store = Store(state_dir / "banger.db")
+    vmm = QemuVmm(accel=config.accel, program=config.qemu_path)
+    context = Context(
+        store=store,
+        board=Board(store),
+        vmm=vmm,
+        storage=QcowStorage(),
+        network=UserNetwork(runtime_dir, state_dir, uplink=config.uplink),
+        relays=Relays(),
+        images=ImageCatalog(config.images_dir, state_dir / "cache", mirror=config.mirror),
+        identity=IdentityStore(state_dir),
+        guests=connect_guest,
+        console_tail=_console_tail,
+        places=Places(state_dir, runtime_dir),
+        boot_slots=asyncio.Semaphore(config.max_parallel_boots or os.cpu_count() or 1),
+        timeouts=Timeouts(ready_s=config.ready_timeout_s),
+    )
+    engine = Engine(context)
+    service = Service(
+        engine=engine,
+        image_work=ImageWork(engine),
+        started_at=clock.now(),
+        version=__version__,
+        state_dir=str(state_dir),
+        runtime_dir=str(runtime_dir),
+        accel=vmm.accel,
+        max_console_bytes=config.console_log_max_bytes,
+    )
+    if store.kept_aside is not None:
+        service.warnings.append(
+            f"the database was damaged and is kept as {store.kept_aside}; VMs were recovered from their directories"
+        )
+    return service

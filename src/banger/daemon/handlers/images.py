@@ -1,0 +1,65 @@
+"""/v1/images: what VMs are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+from litestar import Controller, delete, get, post
+from litestar.params import Parameter
+
+from banger.api import schema
+from banger.daemon.problems import problems
+from banger.daemon.service import Service
+from banger.engine import views
+
+Ref = Annotated[str, Parameter(description="name, id or unique id prefix", max_length=200)]
+
+
+class ImageController(Controller):
+    """Images on this host."""
+
+    path = "/v1/images"
+    tags: ClassVar[Sequence[str]] = ("images",)
+
+    @get("/", summary="List images", operation_id="imageList")
+    async def list_images(self, service: Service) -> list[schema.Image]:
+        """All images, oldest first."""
+        return [service.image_view(manifest) for manifest in service.context.images.list()]
+
+    @post(
+        "/build",
+        status_code=202,
+        summary="Build an image",
+        operation_id="imageBuild",
+        responses=problems(400, 404, 409, 503),
+    )
+    async def build(
+        self, service: Service, data: schema.ImageBuild | None = None
+    ) -> schema.Operation:
+        """Begin image.build; nothing is done if the image would come out the same, unless forced."""
+        wish = data or schema.ImageBuild()
+        service.context.images.check_recipe(wish.recipe, name=wish.name)
+        run = service.image_work.build(wish.recipe, name=wish.name, force=wish.force)
+        return views.operation(run.record)
+
+    @get(
+        "/{ref:str}",
+        summary="Show an image",
+        operation_id="imageShow",
+        responses=problems(400, 404),
+    )
+    async def show(self, service: Service, ref: Ref) -> schema.Image:
+        """One image."""
+        return service.image_view(service.context.images.get(ref))
+
+    @delete(
+        "/{ref:str}",
+        status_code=202,
+        summary="Delete an image",
+        operation_id="imageDelete",
+        responses=problems(400, 404, 409),
+    )
+    async def remove(self, service: Service, ref: Ref) -> schema.Operation:
+        """Delete an image that no VM uses; the operation is over when this answers."""
+        return views.operation(await service.image_work.delete(ref))

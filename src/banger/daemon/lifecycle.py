@@ -1,0 +1,103 @@
+"""One daemon's life: lock, socket, reconcile, serve, let go.
+
+One daemon per state directory: it holds ``bangerd.lock`` there. A second one says so and ends with status 0, since its caller can
+use the first. SIGTERM and SIGINT end it: running operations are cancelled and undone, VMs run on and are adopted by the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from contextlib import suppress
+
+from banger.daemon.app import make_app
+from banger.daemon.compose import compose
+from banger.daemon.server import bind, inherited, make_server
+from banger.daemon.service import Service
+from banger.engine.reconcile import reconcile
+from banger.host import faults, fs
+from banger.host.config import Config
+from banger.host.locks import FileLock
+from banger.model.errors import HostLacksError
+from banger.vmm.console import cap_log
+
+log = logging.getLogger(__name__)
+CAP_EVERY_S = 5.0
+
+
+def prepare(config: Config) -> FileLock | None:
+    """Make the directories and take the lock; None if another daemon has it."""
+    try:
+        for directory in (config.state_dir, config.runtime_dir):
+            fs.make_private_dir(directory)
+        lock = FileLock(config.state_dir / "bangerd.lock")
+        return lock if lock.acquire() else None
+    except OSError as error:
+        raise HostLacksError(
+            f"{error.filename or config.state_dir} cannot be written",
+            detail=str(error),
+            hint="set BANGER_STATE_DIR and BANGER_RUNTIME_DIR to directories of your own",
+        ) from error
+
+
+async def serve(config: Config, ready_fd: int | None) -> None:
+    """Serve until a signal; the caller holds the lock."""
+    faults.load()
+    service = compose(config)
+    background: set[asyncio.Task[None]] = set()
+    listener = inherited() or bind(config.socket_path)
+    try:
+        said = await reconcile(service.engine)
+        log.info(
+            "bangerd %s ready, pid %d, %d sentences of reconcile",
+            service.version,
+            os.getpid(),
+            len(said),
+        )
+        server = make_server(make_app(service))
+        for signo in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signo, _end, server)
+        background.add(asyncio.create_task(_cap_logs(service)))
+        _tell_ready(ready_fd)
+        await server._serve([listener])  # noqa: SLF001  serve() would take the signals over
+    finally:
+        for task in background:
+            task.cancel()
+        listener.close()
+        with suppress(FileNotFoundError):
+            config.socket_path.unlink()
+        await _let_go(service)
+
+
+def _end(server: object) -> None:
+    server.should_exit = True  # type: ignore[attr-defined]  # uvicorn.Server
+
+
+def _tell_ready(ready_fd: int | None) -> None:
+    if ready_fd is not None:
+        os.write(ready_fd, b"1")
+        os.close(ready_fd)
+
+
+async def _cap_logs(service: Service) -> None:
+    """Keep consoles and VMM logs of running VMs within bounds."""
+    while True:
+        await asyncio.sleep(CAP_EVERY_S)
+        for machine in service.engine.machines():
+            if machine.vmm is not None:
+                for path in (machine.paths.console_log, machine.paths.vmm_log):
+                    try:
+                        cap_log(path, service.max_console_bytes)
+                    except OSError as error:
+                        log.warning("log %s could not be capped: %s", path, error)
+
+
+async def _let_go(service: Service) -> None:
+    context = service.context
+    await service.image_work.close()
+    await service.engine.close()
+    await context.relays.close()
+    await context.network.close()
+    context.store.close()

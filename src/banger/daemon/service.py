@@ -1,0 +1,75 @@
+"""What the handlers work with: the engine, its ports, and a few facts about this daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from banger.api import schema
+from banger.engine import views
+from banger.engine.context import Context
+from banger.engine.engine import Engine
+from banger.engine.image_work import ImageWork
+from banger.engine.machine import Machine
+from banger.engine.ports import Guest
+from banger.model.errors import BangerError, RefusedError
+from banger.model.manifest import ImageManifest
+
+
+@dataclass(slots=True)
+class Service:
+    """One daemon. ``warnings`` are sentences that every user of it should read (shown by ``daemon status``)."""
+
+    engine: Engine
+    image_work: ImageWork
+    started_at: str
+    version: str
+    state_dir: str
+    runtime_dir: str
+    accel: str
+    max_console_bytes: int
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def context(self) -> Context:
+        """The engine's ports."""
+        return self.engine.context
+
+    def vm_view(self, machine: Machine) -> schema.Vm:
+        """A VM for the wire; an image that was deleted by hand is shown by its id."""
+        image = self._images().get(machine.record.image_id)
+        name = image.name if image else machine.record.image_id
+        services: Sequence[tuple[str, int]] = (
+            [(s.name, s.port) for s in image.services] if image else []
+        )
+        return views.vm(machine, name, services)
+
+    def vm_views(self) -> list[schema.Vm]:
+        """All VMs."""
+        return [self.vm_view(machine) for machine in self.engine.machines()]
+
+    def _images(self) -> dict[str, ImageManifest]:
+        return {manifest.id: manifest for manifest in self.context.images.list()}
+
+    def image_view(self, manifest: ImageManifest) -> schema.Image:
+        """An image for the wire."""
+        users = [machine.name for machine in self.engine.using_image(manifest.id)]
+        return views.image(manifest, self.context.images.allocated_bytes(manifest.id), users)
+
+    def guest(self, ref: str) -> Guest:
+        """The guest of a VM that runs; RefusedError for one that does not."""
+        machine = self.engine.resolve(ref)
+        if machine.guest is None:
+            raise RefusedError(
+                f"VM {machine.name} is {machine.state}", hint=f"banger vm start {machine.name}"
+            )
+        return machine.guest
+
+
+def describe(error: BaseException) -> schema.Error:
+    """An exception for the wire."""
+    if isinstance(error, BangerError):
+        return schema.Error(error.code, error.what, error.detail, error.hint)
+    return schema.Error(
+        "failure", f"internal error: {type(error).__name__}", str(error), "see: banger daemon logs"
+    )
