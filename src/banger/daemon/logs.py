@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 
+from typing_extensions import override
+
 from banger.model import clock
 
 
 class JsonLines(logging.Formatter):
     """``{"time","level","logger","message"[,"exception"]}``."""
 
+    @override
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
         line = {

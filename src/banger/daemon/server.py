@@ -19,6 +19,7 @@ from typing import Any
 
 import uvicorn
 from litestar import Litestar
+from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from banger.host import fs
@@ -80,6 +81,7 @@ def peer_uid(connection: Any) -> int:  # noqa: ANN401  a socket or asyncio's Tra
 class OwnersOnly(H11Protocol):
     """Drops connections of other users before they are read."""
 
+    @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Ask the kernel who is there."""
         uid = peer_uid(transport.get_extra_info("socket"))
@@ -89,11 +91,13 @@ class OwnersOnly(H11Protocol):
             log.warning("connection of uid %d refused", uid)
             transport.abort()
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
         """Only a connection that was let in has state to drop."""
         if self.transport is not None:
             super().connection_lost(exc)
 
+    @override
     def eof_received(self) -> None:
         """As above."""
         if self.transport is not None:

@@ -54,12 +54,13 @@ async def _end_vmm(context: Context, machine: Machine) -> None:
     if machine.checker is not None:
         machine.checker.cancel()
     machine.watcher = machine.checker = None
-    if machine.vmm is not None:
-        await machine.vmm.kill()
-        await machine.vmm.close()
+    vmm, run = machine.vmm, machine.record.run
+    if vmm is None and run is not None:  # an earlier daemon's
+        vmm = await context.vmm.adopt(run.process, machine.paths)
+    if vmm is not None:
+        await vmm.kill()
+        await vmm.close()
         machine.vmm = None
-    elif machine.record.run is not None:
-        await proc.kill(machine.record.run.process)
     unrecorded = context.vmm.find(machine.paths)
     if unrecorded is not None:
         await proc.kill(unrecorded)

@@ -40,6 +40,7 @@ class Machine:
     watcher: asyncio.Task[None] | None = None
     checker: asyncio.Task[None] | None = None
     ready: bool = False
+    gone: bool = False
     booted_at: str | None = None
     services: dict[str, bool] = field(default_factory=dict)
     relayed: list[int] = field(default_factory=list)
@@ -65,6 +66,11 @@ class Machine:
         record = self.record.but(**changes)
         self.store.update_vm(record)
         self.record = record
+
+    def forget(self) -> None:
+        """Remove the VM from the store: it is no more."""
+        self.store.delete_vm(self.id)
+        self.gone = True
 
     def enter(self, state: VmState, *, error: ErrorRecord | None = None) -> None:
         """Go to ``state``; an error stays visible until the next run begins."""

@@ -41,7 +41,7 @@ async def create(
 ) -> None:
     """Make the VM, and start it if asked. Fails as a whole, except that a VM whose guest did not come up stays, stopped."""
     async with UndoStack() as made:
-        made.push("forget the VM", functools.partial(context.store.delete_vm, machine.id))
+        made.push("forget the VM", machine.forget)
         await perform(context, machine, run, MAKE, made, job)
         try:
             if start:
@@ -149,7 +149,7 @@ async def delete(context: Context, machine: Machine, run: OperationRun) -> None:
             for effect in effects:
                 await undo_effect(context, machine, effect)
     async with run.stage("forget"):
-        context.store.delete_vm(machine.id)
+        machine.forget()
 
 
 async def change(context: Context, machine: Machine, run: OperationRun, changes: Changes) -> None:

@@ -79,24 +79,22 @@ class Worker:
                 item = self._items[0]
                 await item.run.run(item.work)
                 self._items.popleft()
-                if self._ended(item):
+                if machine.gone:
                     self._refuse_rest()
                     self._gone(machine)
                     return
             await self._look_after_exit()
 
-    def _ended(self, item: Item) -> bool:
-        """Whether the VM is gone: deleted, or its create failed and was undone."""
-        if item.queued.verb is Verb.DELETE:
-            return item.run.record.error is None
-        return item.queued.verb is Verb.CREATE and self.machine.state is VmState.CREATING
-
     def _refuse_rest(self) -> None:
+        """The VM is gone: a waiting delete has what it wants, nothing else can be done any more."""
         for item in self._items:
-            error = ErrorRecord(
-                "not-found", f"VM {self.machine.name} is gone", hint="banger vm list"
-            )
-            item.run.finish(OperationState.FAILED, error)
+            if item.queued.verb is Verb.DELETE:
+                item.run.finish(OperationState.SUCCEEDED)
+            else:
+                error = ErrorRecord(
+                    "not-found", f"VM {self.machine.name} is gone", hint="banger vm list"
+                )
+                item.run.finish(OperationState.FAILED, error)
         self._items.clear()
 
     async def _look_after_exit(self) -> None:

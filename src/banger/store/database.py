@@ -64,6 +64,7 @@ def _unusable(path: Path, error: sqlite3.Error) -> HostLacksError:
 def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
     try:
+        _refuse_newer(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -81,18 +82,23 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def migrate(connection: sqlite3.Connection, path: Path, *, upto: int | None = None) -> None:
-    """Bring the schema up to date, each step in a transaction of its own; RefusedError for one from the future."""
+def _refuse_newer(connection: sqlite3.Connection, path: Path) -> int:
+    """The schema's version; RefusedError, before anything is written, if it is from the future."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    steps = migrations()
-    newest = steps[-1][0]
+    newest = migrations()[-1][0]
     if version > newest:
         raise RefusedError(
             f"database {path} is of a newer banger",
             detail=f"its schema has version {version}, this banger knows {newest}",
             hint="use the newer banger, or another BANGER_STATE_DIR",
         )
-    for number, sql in steps:
+    return int(version)
+
+
+def migrate(connection: sqlite3.Connection, path: Path, *, upto: int | None = None) -> None:
+    """Bring the schema up to date, each step in a transaction of its own; RefusedError for one from the future."""
+    version = _refuse_newer(connection, path)
+    for number, sql in migrations():
         if number > version and (upto is None or number <= upto):
             connection.executescript(
                 f"BEGIN IMMEDIATE; {sql}\nPRAGMA user_version = {number}; COMMIT;"

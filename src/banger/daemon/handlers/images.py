@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from litestar import Controller, delete, get, post
 from litestar.params import Parameter
@@ -20,7 +20,7 @@ class ImageController(Controller):
     """Images on this host."""
 
     path = "/v1/images"
-    tags: ClassVar[Sequence[str]] = ("images",)
+    tags: Sequence[str] | None = ["images"]
 
     @get("/", summary="List images", operation_id="imageList")
     async def list_images(self, service: Service) -> list[schema.Image]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import msgspec
 from litestar import Controller, delete, get
@@ -25,7 +25,7 @@ class OperationController(Controller):
     """Operations, live and past."""
 
     path = "/v1/operations"
-    tags: ClassVar[Sequence[str]] = ("operations",)
+    tags: Sequence[str] | None = ["operations"]
 
     @get("/", summary="List operations", operation_id="operationList", responses=problems(400))
     async def list_operations(self, service: Service, limit: Limit = 100) -> list[schema.Operation]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +32,7 @@ GuestPath = Annotated[
 ]
 Ref = Annotated[str, Parameter(description="name, id or unique id prefix", max_length=200)]
 Socket = WebSocket[Any, Any, Any]
+_Work = Coroutine[object, object, None]
 FOLLOW_POLL_S = 0.2
 
 
@@ -99,7 +100,7 @@ async def _bytes_out(socket: Socket, stream: GuestStream) -> None:
 
 
 async def _both_ways(
-    socket: Socket, inward: Any, outward: Any, end: ExecSession | GuestStream
+    socket: Socket, inward: _Work, outward: _Work, end: ExecSession | GuestStream
 ) -> None:
     tasks = {asyncio.create_task(inward), asyncio.create_task(outward)}
     try:

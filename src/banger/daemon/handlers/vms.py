@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from litestar import Controller, delete, get, patch, post
 from litestar.params import Parameter
@@ -56,7 +56,7 @@ class VmController(Controller):
     """All verbs on VMs that are not streams."""
 
     path = "/v1/vms"
-    tags: ClassVar[Sequence[str]] = ("vms",)
+    tags: Sequence[str] | None = ["vms"]
 
     @get("/", summary="List VMs", operation_id="vmList")
     async def list_vms(self, service: Service) -> list[schema.Vm]:

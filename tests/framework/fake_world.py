@@ -1,0 +1,332 @@
+"""Adapters in memory for tests of the engine: they keep every promise of ``engine.ports`` but touch no host.
+
+`World.inventory()` lists every object that exists "on the host"; an operation that failed must leave it as it was.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+
+from banger.engine.context import Context
+from banger.engine.engine import Engine
+from banger.engine.machine import Places
+from banger.engine.operations import Board
+from banger.host import proc
+from banger.model.errors import BangerError, GuestNotReadyError, NotFoundError, RefusedError
+from banger.model.lease import Lease
+from banger.model.machine import BootStack, HostKey, NetworkAttachment, Timeouts, VmmExit
+from banger.model.manifest import ImageManifest, Service
+from banger.model.process import ProcessIdentity
+from banger.store.store import Store
+
+IMAGE = ImageManifest(
+    id="d" * 12, name="debian", distribution="debian", release="bookworm", architecture="amd64",
+    created_at="2026-01-01T00:00:00.000Z", inputs_digest="0" * 64, disk_bytes=1 << 30, kernel_release="6.1",
+    cmdline="", files={}, services=(Service("ssh", 22),),
+)  # fmt: skip
+
+
+class FakeRunningVmm:
+    vmm, accel = "qemu", "tcg"
+
+    def __init__(self, world, paths, identity):
+        self.world, self.paths, self.identity = world, paths, identity
+        self._exit = asyncio.get_running_loop().create_future()
+        self.paused = False
+
+    def end(self, reason="crash", detail=""):
+        self.world.vmms.pop(self.paths.runtime, None)
+        if not self._exit.done():
+            self._exit.set_result(VmmExit(reason, None, detail))
+
+    async def pause(self):
+        self.paused = True
+
+    async def resume(self):
+        self.paused = False
+
+    async def status(self):
+        return "paused" if self.paused else "running"
+
+    async def power_down(self):
+        self.end("guest-shutdown")
+
+    async def kill(self):
+        self.end("quit")
+
+    async def wait(self):
+        return await asyncio.shield(self._exit)
+
+    async def close(self):
+        pass
+
+
+class FakeVmm:
+    name = "qemu"
+
+    def __init__(self, world):
+        self.world = world
+
+    async def check(self):
+        pass
+
+    async def launch(self, request):
+        self.world.may_fail("vmm")
+        vmm = FakeRunningVmm(
+            self.world, request.paths, ProcessIdentity(2**22 + 1, 1, proc.boot_id())
+        )
+        self.world.vmms[request.paths.runtime] = vmm
+        request.paths.console_log.write_bytes(
+            b"banger: booted\nhello from the guest\n" if self.world.boots else b"stuck\n"
+        )
+        if self.world.dies_at_boot:
+            asyncio.get_running_loop().call_soon(vmm.end, self.world.dies_at_boot)
+        return vmm
+
+    async def adopt(self, identity, paths):
+        return self.world.vmms.get(paths.runtime)
+
+    def find(self, paths):
+        return None
+
+
+class FakeStorage:
+    def __init__(self, world):
+        self.world = world
+
+    async def check_image(self, boot):
+        self.world.may_fail("validate")
+
+    async def create(self, boot, spec, paths):
+        paths.overlay.write_bytes(b"qcow2")
+        self.world.may_fail("disks")
+        paths.work.write_bytes(b"ext4")
+        return "qcow2, reflink"
+
+    async def check(self, boot, spec, paths):
+        if not paths.overlay.exists():
+            raise BangerError(f"{paths.overlay} is missing")
+
+    async def grow_work(self, paths, size_bytes):
+        paths.work.write_bytes(b"ext4" * 2)
+
+    async def delete(self, paths):
+        for path in (paths.overlay, paths.work):
+            path.unlink(missing_ok=True)
+
+
+class FakeNetwork:
+    def __init__(self, world):
+        self.world = world
+
+    async def start(self):
+        pass
+
+    def plan_lease(self, vm_id, taken):
+        index = next(i for i in range(1000) if i not in {lease.index for lease in taken})
+        return Lease(
+            vm_id,
+            index,
+            f"02:00:00:00:{index >> 8:02x}:{index & 255:02x}",
+            f"10.0.{index >> 8}.{index & 255}",
+            16,
+            "10.0.255.2",
+            "10.0.255.3",
+        )
+
+    async def attach(self, lease, mode):
+        self.world.taps.add(lease.vm_id)
+        self.world.may_fail("network")
+        return NetworkAttachment("none" if mode == "none" else "user", lease)
+
+    async def detach(self, lease):
+        self.world.taps.discard(lease.vm_id)
+
+    async def dial(self, lease, port):
+        raise ConnectionRefusedError
+
+    async def describe(self):
+        return {"mode": "user", "detail": "fake"}
+
+    async def stop(self, *, if_unused=True):
+        pass
+
+    async def close(self):
+        pass
+
+
+class FakeRelays:
+    def __init__(self, world):
+        self.world = world
+        self._next = 40000
+
+    async def add(self, host_port, dial):
+        if host_port in self.world.ports or host_port in self.world.foreign_ports:
+            raise RefusedError(f"port {host_port} of 127.0.0.1 is taken")
+        if host_port == 0:
+            self._next += 1
+            host_port = self._next
+        self.world.ports.add(host_port)
+        return host_port
+
+    async def remove(self, host_port):
+        self.world.ports.discard(host_port)
+
+    async def close(self):
+        self.world.ports.clear()
+
+
+class FakeImages:
+    def __init__(self, world, directory):
+        self.world, self.directory = world, directory
+        self.images = {IMAGE.id: IMAGE}
+
+    def list(self):
+        return [*self.images.values()]
+
+    def get(self, ref):
+        for image in self.images.values():
+            if ref in (image.name, image.id):
+                return image
+        raise NotFoundError(f"no image {ref!r}", hint="banger image build debian")
+
+    def check_recipe(self, recipe, *, name):
+        if recipe != "debian":
+            raise NotFoundError(f"no recipe {recipe!r}")
+
+    def boot_stack(self, image_id):
+        base = self.directory
+        return BootStack(base / "k", base / "i", base / "r", base / "w", "", self.images[image_id])
+
+    async def build(self, recipe, *, name, force, progress):
+        for stage in ("resolve", "packages", "rootfs"):
+            await progress(stage, "")
+            await asyncio.sleep(0)
+            self.world.may_fail(f"build-{stage}")
+            await self.world.may_hang(f"build-{stage}")
+        return IMAGE
+
+    async def delete(self, image_id):
+        del self.images[image_id]
+
+    def allocated_bytes(self, image_id):
+        return 4096
+
+
+class FakeIdentity:
+    def __init__(self, world):
+        self.world = world
+
+    async def write(self, request, paths):
+        paths.identity.write_bytes(b"tar")
+        self.world.may_fail("identity")
+        self.world.known_hosts[request.vm_id] = request.name
+        return HostKey("ssh-ed25519 AAAA")
+
+    async def forget(self, vm_id, paths):
+        paths.identity.unlink(missing_ok=True)
+        self.world.known_hosts.pop(vm_id, None)
+
+
+class FakeGuest:
+    def __init__(self, world, paths):
+        self.world, self.paths = world, paths
+
+    async def wait_connected(self, timeout_s):
+        await self.world.may_hang("agent")
+        self.world.may_fail("agent")
+
+    async def healthz(self, timeout_s=2.0):
+        if not self.world.agent_answers:
+            raise GuestNotReadyError("the agent did not answer")
+        return {
+            "status": "ok",
+            "version": "1",
+            "boot_id": "x",
+            "uptime_s": 1.0,
+            "services": [{"name": "ssh", "port": 22, "ready": True}],
+        }
+
+    async def wait_services(self, timeout_s):
+        await self.world.may_hang("services")
+        self.world.may_fail("services")
+        return await self.healthz()
+
+    async def stats(self, timeout_s=2.0):
+        return {"uptime_s": 1.0, "load_1m": 0.5}
+
+    async def ports(self, timeout_s=2.0):
+        return [{"protocol": "tcp", "address": "0.0.0.0", "port": 22, "process": "sshd"}]
+
+    async def shutdown(self, *, reboot=False):
+        if not self.world.agent_answers:
+            raise GuestNotReadyError("the agent did not answer")
+        vmm = self.world.vmms.get(self.paths.runtime)
+        if vmm is not None and self.world.obeys:
+            vmm.end("guest-shutdown")
+
+    async def close(self):
+        pass
+
+
+class World:
+    """A host in memory, and the switches that make it fail."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.vmms, self.taps, self.ports, self.known_hosts = {}, set(), set(), {}
+        self.foreign_ports = set()
+        self.fail_at, self.hang_at = set(), set()
+        self.hanging = asyncio.Event()
+        self.boots = self.agent_answers = self.obeys = True
+        self.dies_at_boot = ""
+        self.places = Places(directory / "state", directory / "run")
+        (directory / "state" / "vms").mkdir(parents=True, exist_ok=True)
+
+    def may_fail(self, where):
+        if where in self.fail_at:
+            raise BangerError(f"told to fail at {where}")
+
+    async def may_hang(self, where):
+        if where in self.hang_at:
+            self.hanging.set()
+            await asyncio.Event().wait()
+
+    def open_store(self):
+        return Store(self.directory / "banger.db")
+
+    def context(self, **changes):
+        store = self.open_store()
+        parts = dict(
+            store=store, board=Board(store), vmm=FakeVmm(self), storage=FakeStorage(self), network=FakeNetwork(self),
+            relays=FakeRelays(self), images=FakeImages(self, self.directory), identity=FakeIdentity(self),
+            guests=lambda paths: FakeGuest(self, paths),
+            console_tail=lambda paths: paths.console_log.read_text() if paths.console_log.exists() else "",
+            places=self.places, boot_slots=asyncio.Semaphore(2), timeouts=Timeouts(ready_s=5, shutdown_s=0.3, agent_call_s=0.2),
+        )  # fmt: skip
+        return Context(**{**parts, **changes})
+
+    def engine(self, **changes):
+        return Engine(self.context(**changes))
+
+    def inventory(self):
+        """Every object on this host but the database."""
+        files = set()
+        for root in (self.places.state_dir, self.places.runtime_dir):
+            for directory, _, names in os.walk(root):
+                with contextlib.suppress(ValueError):
+                    files |= {os.path.join(directory, name) for name in names}
+                files |= {directory} if directory.count("/") > str(root).count("/") + 1 else set()
+        return {
+            "files": files, "vmms": set(self.vmms), "taps": set(self.taps),
+            "ports": set(self.ports), "known_hosts": set(self.known_hosts),
+        }  # fmt: skip
+
+
+async def pair():
+    """Two connected non-blocking sockets."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    return ours, theirs

@@ -1,0 +1,385 @@
+"""Operations on VMs over a host in memory: what succeeds, what fails, and that nothing is left behind."""
+
+import asyncio
+
+import pytest
+
+from banger.engine.plans import CREATE
+from banger.engine.reconcile import reconcile
+from banger.engine.verbs import Changes
+from banger.host import faults
+from banger.model.errors import InvalidInputError, NotFoundError, RefusedError
+from banger.model.spec import Forward, NetworkMode, VmSpec
+from banger.model.state import OperationState, VmState
+
+SPEC = VmSpec(disk_bytes=1 << 30, work_bytes=1 << 30)
+STAGES = [
+    "validate",
+    "reserve",
+    "disks",
+    "identity",
+    "network",
+    "vmm",
+    "boot",
+    "agent",
+    "services",
+    "ready",
+]
+
+
+async def make(engine, name="one", spec=SPEC, *, start=True, ready_s=None):
+    run = engine.create(name, "debian", spec, start=start, ready_s=ready_s)
+    return await asyncio.wait_for(run.wait(), 10)
+
+
+async def finished(engine, record):
+    run = engine.context.board.live(record.id)
+    return await asyncio.wait_for(run.wait(), 10) if run else engine.context.board.get(record.id)
+
+
+def test_the_stages_of_create_are_those_of_the_contract():
+    assert [step.name for step in CREATE] == STAGES
+
+
+async def test_create_makes_a_running_ready_vm_in_the_contracts_stages(engine):
+    record = await make(engine)
+    assert record.state is OperationState.SUCCEEDED, record.error
+    assert [stage.name for stage in record.stages] == STAGES
+    assert all(stage.duration_ms is not None for stage in record.stages)
+    machine = engine.resolve("one")
+    assert machine.state is VmState.RUNNING
+    assert machine.ready
+    assert machine.record.run.network == "user"
+
+
+async def test_ssh_gets_a_forward_without_being_asked(engine, world):
+    await make(engine)
+    (forward,) = engine.resolve("one").record.forwards
+    assert forward.guest_port == 22
+    assert forward.host_port in world.ports
+
+
+async def test_a_vm_without_network_has_no_forward(engine, world):
+    await make(engine, spec=VmSpec(disk_bytes=1 << 30, network=NetworkMode.NONE))
+    assert world.ports == set()
+
+
+@pytest.mark.parametrize("stage", ["validate", "disks", "identity", "network", "vmm"])
+async def test_a_create_that_fails_on_the_host_leaves_nothing(engine, world, stage):
+    before = world.inventory()
+    world.fail_at = {stage}
+    record = await make(engine)
+    assert record.state is OperationState.FAILED
+    assert record.error.what == f"told to fail at {stage}"
+    assert world.inventory() == before
+    assert engine.machines() == []
+    assert engine.context.store.vms() == []
+    assert engine.context.store.ledger() == []
+    world.fail_at = set()
+    assert (await make(engine)).state is OperationState.SUCCEEDED
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+@pytest.mark.parametrize("stage", STAGES)
+async def test_create_survives_an_error_at_every_trace_point(engine, world, stage, where):
+    before = world.inventory()
+    faults.load(f"vm.create.{stage}.{where}=error")
+    try:
+        record = await make(engine)
+    finally:
+        faults.load("")
+    assert record.state is OperationState.FAILED
+    assert world.inventory() == before
+    assert engine.context.store.ledger() == []
+    assert engine.machines() == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_create_can_be_cancelled_at_every_stage(engine, world, stage):
+    before = world.inventory()
+    faults.load(f"vm.create.{stage}.before=hang")
+    try:
+        run = engine.create("one", "debian", SPEC, start=True, ready_s=None)
+        async for event, _ in run.watch():
+            if event is not None and event.name == stage:
+                break
+        run.cancel()
+        record = await asyncio.wait_for(run.wait(), 10)
+    finally:
+        faults.load("")
+    assert record.state is OperationState.CANCELLED
+    assert world.inventory() == before
+    assert engine.context.store.vms() == []
+
+
+async def test_a_guest_that_never_gets_ready_leaves_a_stopped_vm_with_the_consoles_tail(
+    engine, world
+):
+    world.boots = False
+    record = await make(engine, ready_s=0.2)
+    assert record.error.code == "guest-not-ready"
+    assert "stuck" in record.error.detail
+    machine = engine.resolve("one")
+    assert machine.state is VmState.STOPPED
+    assert machine.record.last_error == record.error
+    assert world.vmms == {}
+    assert world.taps == set()
+    deleted = await finished(engine, engine.delete(machine))
+    assert deleted.state is OperationState.SUCCEEDED
+    assert engine.machines() == []
+
+
+async def test_a_guest_that_panics_at_boot_leaves_a_failed_vm(engine, world):
+    world.boots, world.dies_at_boot = False, "guest-panic"
+    record = await make(engine)
+    assert record.error.code == "vmm-died"
+    assert "panicked" in record.error.what
+    assert engine.resolve("one").state is VmState.FAILED
+
+
+async def test_a_vmm_that_crashes_is_noticed_at_once(engine, world):
+    await make(engine)
+    machine = engine.resolve("one")
+    machine.vmm.end("crash", "killed by SIGSEGV")
+    async with asyncio.timeout(2):
+        while machine.state is not VmState.FAILED:
+            await asyncio.sleep(0.01)
+    assert "SIGSEGV" in machine.record.last_error.detail
+    assert not machine.ready
+    assert world.taps == set()
+    assert world.ports == set()
+
+
+async def test_a_guest_that_powers_off_is_stopped_without_an_error(engine):
+    await make(engine)
+    machine = engine.resolve("one")
+    machine.vmm.end("guest-shutdown")
+    async with asyncio.timeout(2):
+        while machine.state is not VmState.STOPPED:
+            await asyncio.sleep(0.01)
+    assert machine.record.last_error is None
+
+
+async def test_a_guest_that_reboots_is_started_again(engine):
+    await make(engine)
+    machine = engine.resolve("one")
+    machine.vmm.end("guest-reset")
+    async with asyncio.timeout(2):
+        while (
+            engine.context.board.newest(1)[0].kind != "vm.start"
+            or machine.state is not VmState.RUNNING
+        ):
+            await asyncio.sleep(0.01)
+    assert machine.ready
+
+
+async def test_stop_asks_the_guest_and_start_brings_it_back_with_the_same_port(engine):
+    await make(engine)
+    machine = engine.resolve("one")
+    port = machine.record.forwards[0].host_port
+    stopped = await finished(engine, engine.stop(machine, None, force=False))
+    assert [stage.detail for stage in stopped.stages] == ["", ""]
+    assert machine.state is VmState.STOPPED
+    await finished(engine, engine.start(machine, None))
+    assert machine.state is VmState.RUNNING
+    assert machine.record.forwards[0].host_port == port
+
+
+async def test_a_guest_that_ignores_shutdown_is_ended_and_the_stage_says_so(engine, world):
+    await make(engine)
+    world.obeys = False
+    machine = engine.resolve("one")
+    stopped = await finished(engine, engine.stop(machine, 0.1, force=False))
+    assert "did not power off" in stopped.stages[0].detail
+    assert machine.state is VmState.STOPPED
+    assert world.vmms == {}
+
+
+async def test_stop_cuts_a_hanging_start_short(engine, world):
+    await make(engine)
+    machine = engine.resolve("one")
+    await finished(engine, engine.stop(machine, None, force=True))
+    world.hang_at = {"agent"}
+    start = engine.start(machine, None)
+    await asyncio.wait_for(world.hanging.wait(), 5)
+    await finished(engine, engine.stop(machine, None, force=False))
+    assert (await finished(engine, start)).state is OperationState.CANCELLED
+    assert machine.state is VmState.STOPPED
+    assert world.vmms == {}
+
+
+async def test_delete_cuts_a_hanging_create_short_and_succeeds(engine, world):
+    before = world.inventory()
+    world.hang_at = {"agent"}
+    run = engine.create("one", "debian", SPEC, start=True, ready_s=None)
+    await asyncio.wait_for(world.hanging.wait(), 5)
+    delete = engine.delete(engine.resolve("one"))
+    assert (await asyncio.wait_for(run.wait(), 5)).state is OperationState.CANCELLED
+    record = await finished(engine, delete)
+    assert record.state is OperationState.SUCCEEDED
+    assert engine.machines() == []
+    assert world.inventory() == before
+
+
+async def test_twenty_creates_at_once_all_succeed_two_at_a_time(engine):
+    runs = [engine.create(f"vm-{n}", "debian", SPEC, start=True, ready_s=None) for n in range(20)]
+    records = await asyncio.wait_for(asyncio.gather(*(run.wait() for run in runs)), 20)
+    assert {record.state for record in records} == {OperationState.SUCCEEDED}
+    assert len({machine.lease.ip for machine in engine.machines()}) == 20
+
+
+async def test_a_taken_name_and_a_taken_port_are_refused(engine, world):
+    await make(engine)
+    with pytest.raises(RefusedError, match="taken"):
+        engine.create("one", "debian", SPEC, start=True, ready_s=None)
+    world.foreign_ports = {8080}
+    before = world.inventory()
+    record = await make(engine, "two", VmSpec(disk_bytes=1 << 30, forwards=(Forward(8080, 80),)))
+    assert record.error.code == "refused"
+    assert world.inventory() == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "x" * 64, "x" * 200, "naïve", "../x", "-a", "a-", "A", "a b", "a.b", "abcdefabcdef"],
+)
+async def test_bad_names_are_refused_with_the_rule(engine, name):
+    with pytest.raises(InvalidInputError) as caught:
+        engine.create(name, "debian", SPEC, start=True, ready_s=None)
+    assert caught.value.hint
+    assert engine.machines() == []
+
+
+async def test_an_unknown_image_says_how_to_get_one(engine):
+    with pytest.raises(NotFoundError) as caught:
+        engine.create("one", "plan9", SPEC, start=True, ready_s=None)
+    assert "image build" in caught.value.hint
+
+
+async def test_a_disk_below_the_images_size_is_refused_with_the_minimum(engine):
+    with pytest.raises(InvalidInputError) as caught:
+        engine.create("one", "debian", VmSpec(disk_bytes=512 << 20), start=True, ready_s=None)
+    assert "1G" in caught.value.hint
+
+
+async def test_set_changes_a_stopped_vm_and_refuses_a_running_one(engine, world):
+    await make(engine)
+    machine = engine.resolve("one")
+    with pytest.raises(RefusedError, match="is running"):
+        await engine.change(machine, Changes(vcpus=4))
+    await finished(engine, engine.stop(machine, None, force=True))
+    await engine.change(machine, Changes(name="new", vcpus=4, work_bytes=2 << 30))
+    assert engine.resolve("new").record.spec.vcpus == 4
+    assert world.known_hosts[machine.id] == "new"
+    with pytest.raises(RefusedError, match="cannot shrink"):
+        await engine.change(machine, Changes(work_bytes=1 << 30))
+
+
+async def test_pause_and_resume(engine):
+    await make(engine)
+    machine = engine.resolve("one")
+    await finished(engine, engine.pause(machine))
+    assert machine.state is VmState.PAUSED
+    await finished(engine, engine.resume(machine))
+    assert machine.state is VmState.RUNNING
+
+
+async def test_references_are_names_ids_and_unique_prefixes(engine):
+    await make(engine)
+    machine = engine.resolve("one")
+    assert engine.resolve(machine.id) is machine
+    assert engine.resolve(machine.id[:4]) is machine
+    with pytest.raises(NotFoundError):
+        engine.resolve("")
+    with pytest.raises(NotFoundError):
+        engine.resolve("zz")
+
+
+async def test_a_restarted_daemon_adopts_running_vms_with_their_ports(engine, world):
+    await make(engine)
+    port = engine.resolve("one").record.forwards[0].host_port
+    await engine.close()
+    world.ports.clear()
+    again = world.engine()
+    said = await reconcile(again)
+    machine = again.resolve("one")
+    assert machine.state is VmState.RUNNING
+    assert world.ports == {port}
+    assert any("adopted" in sentence for sentence in said)
+    async with asyncio.timeout(2):
+        while not machine.ready:
+            await asyncio.sleep(0.01)
+    machine.vmm.end("crash")
+    async with asyncio.timeout(2):
+        while machine.state is not VmState.FAILED:
+            await asyncio.sleep(0.01)
+    await again.close()
+
+
+async def test_a_vm_whose_vmm_died_while_no_daemon_ran_is_found_failed(engine, world):
+    await make(engine)
+    await engine.close()
+    world.vmms.clear()
+    again = world.engine()
+    await reconcile(again)
+    machine = again.resolve("one")
+    assert machine.state is VmState.FAILED
+    assert "while the daemon was down" in machine.record.last_error.what
+    assert world.taps == set()
+    await again.close()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_daemon_killed_at_any_stage_of_create_leaves_nothing(engine, world, stage):
+    """The in-memory world stands in for kill -9: the engine is dropped without undoing, a new one reconciles."""
+    before = world.inventory()
+    faults.load(f"vm.create.{stage}.after=hang")
+    run = engine.create("one", "debian", SPEC, start=True, ready_s=None)
+    async for event, record in run.watch():
+        if (
+            event is not None
+            and event.name == stage
+            and len(record.stages) == STAGES.index(stage) + 1
+        ):
+            break
+    for _ in range(5):
+        await asyncio.sleep(0.01)
+    faults.load("")
+    world.ports.clear()  # they were the daemon's own
+    again = world.engine()
+    said = await reconcile(again)
+    try:
+        if stage == "ready":  # it was complete but for the last word
+            assert [machine.state for machine in again.machines()] == [VmState.RUNNING]
+        else:
+            assert again.machines() == []
+            assert world.inventory() == before
+        assert any("cut short" in sentence for sentence in said)
+        assert again.context.board.newest(1)[0].state is OperationState.FAILED
+    finally:
+        await again.close()
+        again.context.store.close()
+
+
+async def test_vms_are_recovered_from_their_directories_when_the_database_is_lost(engine, world):
+    await make(engine)
+    lease = engine.resolve("one").lease
+    await finished(engine, engine.stop(engine.resolve("one"), None, force=True))
+    await engine.close()
+    engine.context.store.close()
+    (world.directory / "banger.db").write_bytes(b"garbage" * 1000)
+    again = world.engine()
+    assert again.context.store.kept_aside is not None
+    await reconcile(again)
+    machine = again.resolve("one")
+    assert machine.state is VmState.STOPPED
+    assert machine.lease == lease
+    assert (await finished(again, again.start(machine, None))).state is OperationState.SUCCEEDED
+    await again.close()
+
+
+async def test_a_watcher_that_comes_late_sees_every_stage(engine):
+    record = await make(engine)
+    run = engine.context.board.live(record.id)
+    seen = [stage.name async for stage, _ in run.watch() if stage is not None]
+    assert seen == STAGES
