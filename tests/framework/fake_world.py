@@ -254,6 +254,7 @@ class FakeGuest:
         return await self.healthz()
 
     async def stats(self, timeout_s=2.0):
+        await self.healthz()
         return {"uptime_s": 1.0, "load_1m": 0.5}
 
     async def ports(self, timeout_s=2.0):

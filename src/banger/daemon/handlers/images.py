@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from litestar import Controller, delete, get, post
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, Parameter
 
 from banger.api import schema
 from banger.daemon.problems import problems
@@ -23,7 +24,7 @@ class ImageController(Controller):
     tags: Sequence[str] | None = ["images"]
 
     @get("/", summary="List images", operation_id="imageList")
-    async def list_images(self, service: Service) -> list[schema.Image]:
+    async def list_images(self, service: NamedDependency[Service]) -> list[schema.Image]:
         """All images, oldest first."""
         return [service.image_view(manifest) for manifest in service.context.images.list()]
 
@@ -35,7 +36,7 @@ class ImageController(Controller):
         responses=problems(400, 404, 409, 503),
     )
     async def build(
-        self, service: Service, data: schema.ImageBuild | None = None
+        self, service: NamedDependency[Service], data: JSONBody[schema.ImageBuild | None] = None
     ) -> schema.Operation:
         """Begin image.build; nothing is done if the image would come out the same, unless forced."""
         wish = data or schema.ImageBuild()
@@ -49,7 +50,7 @@ class ImageController(Controller):
         operation_id="imageShow",
         responses=problems(400, 404),
     )
-    async def show(self, service: Service, ref: Ref) -> schema.Image:
+    async def show(self, service: NamedDependency[Service], ref: Ref) -> schema.Image:
         """One image."""
         return service.image_view(service.context.images.get(ref))
 
@@ -60,6 +61,6 @@ class ImageController(Controller):
         operation_id="imageDelete",
         responses=problems(400, 404, 409),
     )
-    async def remove(self, service: Service, ref: Ref) -> schema.Operation:
+    async def remove(self, service: NamedDependency[Service], ref: Ref) -> schema.Operation:
         """Delete an image that no VM uses; the operation is over when this answers."""
         return views.operation(await service.image_work.delete(ref))

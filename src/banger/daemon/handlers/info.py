@@ -6,6 +6,7 @@ import os
 from collections import Counter
 
 from litestar import MediaType, get
+from litestar.di import NamedDependency
 
 from banger.api import schema
 from banger.api.routes import API_VERSION
@@ -14,7 +15,7 @@ from banger.model.state import OperationState, VmState
 
 
 @get("/v1/info", summary="About this daemon", operation_id="info", tags=("daemon",))
-async def info(service: Service) -> schema.Info:
+async def info(service: NamedDependency[Service]) -> schema.Info:
     """Version, process, host facilities in use, and warnings."""
     network = await service.context.network.describe()
     return schema.Info(
@@ -39,7 +40,7 @@ async def info(service: Service) -> schema.Info:
     media_type=MediaType.TEXT,
     tags=("daemon",),
 )
-async def metrics(service: Service) -> str:
+async def metrics(service: NamedDependency[Service]) -> str:
     """Counts in the Prometheus text format."""
     vms = Counter(machine.state for machine in service.engine.machines())
     operations = Counter(record.state for record in service.context.board.newest(1000))

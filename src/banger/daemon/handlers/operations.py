@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 from litestar import Controller, delete, get
+from litestar.di import NamedDependency
 from litestar.params import Parameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
@@ -28,7 +29,9 @@ class OperationController(Controller):
     tags: Sequence[str] | None = ["operations"]
 
     @get("/", summary="List operations", operation_id="operationList", responses=problems(400))
-    async def list_operations(self, service: Service, limit: Limit = 100) -> list[schema.Operation]:
+    async def list_operations(
+        self, service: NamedDependency[Service], limit: Limit = 100
+    ) -> list[schema.Operation]:
         """The newest operations, newest first."""
         return [views.operation(record) for record in service.context.board.newest(limit)]
 
@@ -38,7 +41,7 @@ class OperationController(Controller):
         operation_id="operationShow",
         responses=problems(400, 404),
     )
-    async def show(self, service: Service, id: OperationId) -> schema.Operation:  # noqa: A002  the path's own name
+    async def show(self, service: NamedDependency[Service], id: OperationId) -> schema.Operation:  # noqa: A002  the path's own name
         """One operation with its stages."""
         return views.operation(service.context.board.get(id))
 
@@ -49,7 +52,7 @@ class OperationController(Controller):
         responses=problems(400, 404),
         media_type="text/event-stream",
     )
-    async def events(self, service: Service, id: OperationId) -> ServerSentEvent:  # noqa: A002  as above
+    async def events(self, service: NamedDependency[Service], id: OperationId) -> ServerSentEvent:  # noqa: A002  as above
         """Server-sent events named ``operation``: each an OperationEvent; the stream ends with the operation."""
         record = service.context.board.get(id)
         run = service.context.board.live(record.id)
@@ -62,7 +65,7 @@ class OperationController(Controller):
         operation_id="operationCancel",
         responses=problems(400, 404, 409),
     )
-    async def cancel(self, service: Service, id: OperationId) -> schema.Operation:  # noqa: A002  as above
+    async def cancel(self, service: NamedDependency[Service], id: OperationId) -> schema.Operation:  # noqa: A002  as above
         """Ask an operation to end and undo what it made; follow it to see when it has."""
         record = service.context.board.get(id)
         run = service.context.board.live(record.id)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import MediaType, Request, WebSocket, get, put, websocket
+from litestar.di import NamedDependency
 from litestar.exceptions import WebSocketDisconnect
 from litestar.params import Parameter
 from litestar.response import Stream
@@ -42,7 +43,7 @@ async def _refuse(socket: Socket, error: BaseException) -> None:
 
 
 @websocket("/v1/vms/{ref:str}/exec")
-async def exec_command(socket: Socket, service: Service, ref: str) -> None:
+async def exec_command(socket: Socket, service: NamedDependency[Service], ref: str) -> None:
     """Run a command in the guest: a text message with an ExecRequest, then frames (`api.frames`) both ways."""
     await socket.accept()
     try:
@@ -77,7 +78,10 @@ async def _frames_out(socket: Socket, session: ExecSession) -> None:
 
 @websocket("/v1/vms/{ref:str}/proxy")
 async def proxy(
-    socket: Socket, service: Service, ref: str, port: Annotated[int, Parameter(ge=1, le=65535)]
+    socket: Socket,
+    service: NamedDependency[Service],
+    ref: str,
+    port: Annotated[int, Parameter(ge=1, le=65535)],
 ) -> None:
     """A TCP port of the guest: binary messages are the bytes, closing is the end."""
     await socket.accept()
@@ -128,7 +132,7 @@ async def _both_ways(
     responses=problems(400, 404, 409, 504),
     tags=("vms",),
 )
-async def get_files(service: Service, ref: Ref, path: GuestPath) -> Stream:
+async def get_files(service: NamedDependency[Service], ref: Ref, path: GuestPath) -> Stream:
     """A tar stream of ``path``: its members are named from its last component on."""
     chunks = service.guest(ref).get_files(_absolute(path))
     first = await anext(chunks, b"")  # an error here still gets its status
@@ -151,7 +155,7 @@ async def get_files(service: Service, ref: Ref, path: GuestPath) -> Stream:
     tags=("vms",),
 )
 async def put_files(
-    request: Request[Any, Any, Any], service: Service, ref: Ref, path: GuestPath
+    request: Request[Any, Any, Any], service: NamedDependency[Service], ref: Ref, path: GuestPath
 ) -> None:
     """Unpack the tar stream in the body into the directory ``path``."""
     await service.guest(ref).put_files(_absolute(path), request.stream())
@@ -172,7 +176,7 @@ def _absolute(path: str) -> str:
     tags=("vms",),
 )
 async def logs(
-    service: Service,
+    service: NamedDependency[Service],
     ref: Ref,
     source: Literal["console", "vmm"] = "console",
     tail_bytes: Annotated[int, Parameter(ge=0, le=16 << 20)] = 64 << 10,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from litestar import Controller, delete, get, patch, post
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, Parameter
 from msgspec import UNSET
 
 from banger.api import schema
@@ -59,7 +60,7 @@ class VmController(Controller):
     tags: Sequence[str] | None = ["vms"]
 
     @get("/", summary="List VMs", operation_id="vmList")
-    async def list_vms(self, service: Service) -> list[schema.Vm]:
+    async def list_vms(self, service: NamedDependency[Service]) -> list[schema.Vm]:
         """All VMs, oldest first; touches neither guests nor VMMs."""
         return service.vm_views()
 
@@ -70,7 +71,9 @@ class VmController(Controller):
         operation_id="vmCreate",
         responses=problems(400, 404, 409, 503),
     )
-    async def create(self, service: Service, data: schema.VmCreate) -> schema.Operation:
+    async def create(
+        self, service: NamedDependency[Service], data: JSONBody[schema.VmCreate]
+    ) -> schema.Operation:
         """Begin vm.create; follow the operation to see it become ready."""
         run = service.engine.create(
             data.name, data.image, _spec(service, data), start=data.start, ready_s=data.timeout_s
@@ -78,7 +81,7 @@ class VmController(Controller):
         return _operation(run.record)
 
     @get("/{ref:str}", summary="Show a VM", operation_id="vmShow", responses=problems(400, 404))
-    async def show(self, service: Service, ref: Ref) -> schema.Vm:
+    async def show(self, service: NamedDependency[Service], ref: Ref) -> schema.Vm:
         """One VM; touches neither guest nor VMM."""
         return service.vm_view(service.engine.resolve(ref))
 
@@ -88,7 +91,9 @@ class VmController(Controller):
         operation_id="vmSet",
         responses=problems(400, 404, 409, 503),
     )
-    async def change(self, service: Service, ref: Ref, data: schema.VmPatch) -> schema.Vm:
+    async def change(
+        self, service: NamedDependency[Service], ref: Ref, data: JSONBody[schema.VmPatch]
+    ) -> schema.Vm:
         """Change name, vcpus, memory, work disk or forwards of a VM at rest."""
         machine = service.engine.resolve(ref)
         await service.engine.change(machine, _changes(data))
@@ -101,7 +106,7 @@ class VmController(Controller):
         operation_id="vmDelete",
         responses=problems(400, 404, 409),
     )
-    async def remove(self, service: Service, ref: Ref) -> schema.Operation:
+    async def remove(self, service: NamedDependency[Service], ref: Ref) -> schema.Operation:
         """Begin vm.delete; a VM that runs is ended first."""
         return _operation(service.engine.delete(service.engine.resolve(ref)))
 
@@ -113,7 +118,10 @@ class VmController(Controller):
         responses=problems(400, 404, 409, 503),
     )
     async def start(
-        self, service: Service, ref: Ref, data: schema.VmStart | None = None
+        self,
+        service: NamedDependency[Service],
+        ref: Ref,
+        data: JSONBody[schema.VmStart | None] = None,
     ) -> schema.Operation:
         """Begin vm.start."""
         timeout_s = data.timeout_s if data else None
@@ -127,7 +135,10 @@ class VmController(Controller):
         responses=problems(400, 404, 409),
     )
     async def stop(
-        self, service: Service, ref: Ref, data: schema.VmStop | None = None
+        self,
+        service: NamedDependency[Service],
+        ref: Ref,
+        data: JSONBody[schema.VmStop | None] = None,
     ) -> schema.Operation:
         """Begin vm.stop: the guest shuts down; with force the VMM is ended at once."""
         wish = data or schema.VmStop()
@@ -143,7 +154,10 @@ class VmController(Controller):
         responses=problems(400, 404, 409, 503),
     )
     async def restart(
-        self, service: Service, ref: Ref, data: schema.VmStart | None = None
+        self,
+        service: NamedDependency[Service],
+        ref: Ref,
+        data: JSONBody[schema.VmStart | None] = None,
     ) -> schema.Operation:
         """Begin vm.restart: stop if it runs, then start."""
         timeout_s = data.timeout_s if data else None
@@ -156,7 +170,7 @@ class VmController(Controller):
         operation_id="vmPause",
         responses=problems(400, 404, 409),
     )
-    async def pause(self, service: Service, ref: Ref) -> schema.Operation:
+    async def pause(self, service: NamedDependency[Service], ref: Ref) -> schema.Operation:
         """Begin vm.pause: the vCPUs stop, memory stays."""
         return _operation(service.engine.pause(service.engine.resolve(ref)))
 
@@ -167,7 +181,7 @@ class VmController(Controller):
         operation_id="vmResume",
         responses=problems(400, 404, 409),
     )
-    async def resume(self, service: Service, ref: Ref) -> schema.Operation:
+    async def resume(self, service: NamedDependency[Service], ref: Ref) -> schema.Operation:
         """Begin vm.resume."""
         return _operation(service.engine.resume(service.engine.resolve(ref)))
 
@@ -177,7 +191,7 @@ class VmController(Controller):
         operation_id="vmHealth",
         responses=problems(400, 404),
     )
-    async def health(self, service: Service, ref: Ref) -> schema.Health:
+    async def health(self, service: NamedDependency[Service], ref: Ref) -> schema.Health:
         """What the guest says of itself, asked now with a deadline of two seconds."""
         machine = service.engine.resolve(ref)
         if machine.guest is None:
@@ -196,7 +210,7 @@ class VmController(Controller):
         operation_id="vmStats",
         responses=problems(400, 404),
     )
-    async def stats(self, service: Service, ref: Ref) -> schema.Stats:
+    async def stats(self, service: NamedDependency[Service], ref: Ref) -> schema.Stats:
         """CPU, memory and disk, from the host and, where it answers, from inside the guest."""
         machine = service.engine.resolve(ref)
         paths = machine.paths
@@ -220,7 +234,7 @@ class VmController(Controller):
         operation_id="vmPorts",
         responses=problems(400, 404, 409, 504),
     )
-    async def ports(self, service: Service, ref: Ref) -> list[schema.Port]:
+    async def ports(self, service: NamedDependency[Service], ref: Ref) -> list[schema.Port]:
         """Sockets that listen inside, with the host's port that leads to each."""
         machine = service.engine.resolve(ref)
         leads = {forward.guest_port: forward.host_port for forward in machine.record.forwards}

@@ -1,0 +1,9 @@
+"""Print the API's OpenAPI document; ``make openapi`` puts it into docs/reference/openapi.json."""
+
+import json
+import sys
+
+from banger.daemon.app import make_app
+
+json.dump(make_app(None).openapi_schema.to_schema(), sys.stdout, indent=1, sort_keys=True)
+sys.stdout.write("\n")

@@ -1,0 +1,68 @@
+"""The real API server on a real Unix socket, over a host in memory."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import socket
+
+import pytest
+
+from banger.daemon.app import make_app
+from banger.daemon.server import bind, make_server
+from banger.daemon.service import Service
+from banger.engine.image_work import ImageWork
+from tests.framework.fake_world import World
+
+
+class Api:
+    """A small blocking client, so that the tests do not lean on banger's own."""
+
+    def __init__(self, path, service, world):
+        self.path, self.service, self.world = str(path), service, world
+
+    def _call(self, method, url, body, headers):
+        connection = http.client.HTTPConnection("localhost", timeout=10)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(10)
+        connection.sock.connect(self.path)
+        with contextlib.closing(connection):
+            connection.request(method, url, body, headers)
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
+
+    async def raw(self, method, url, body=None, headers=None):
+        return await asyncio.to_thread(self._call, method, url, body, headers or {})
+
+    async def __call__(self, method, url, body=None):
+        data = None if body is None else json.dumps(body)
+        status, _, answer = await self.raw(method, url, data, {"content-type": "application/json"})
+        return status, json.loads(answer) if answer else None
+
+    async def wait(self, operation):
+        async with asyncio.timeout(10):
+            while operation["state"] in {"pending", "running"}:
+                await asyncio.sleep(0.01)
+                _, operation = await self("GET", f"/v1/operations/{operation['id']}")
+        return operation
+
+
+@pytest.fixture
+async def api(tmp_path):
+    world = World(tmp_path)
+    engine = world.engine()
+    service = Service(
+        engine=engine, image_work=ImageWork(engine), started_at="2026-01-01T00:00:00.000Z", version="0",
+        state_dir=str(tmp_path), runtime_dir=str(tmp_path), accel="tcg", max_console_bytes=1 << 20,
+    )  # fmt: skip
+    path = tmp_path / "s" / "bangerd.sock"
+    listener = bind(path)
+    server = make_server(make_app(service))
+    task = asyncio.create_task(server._serve([listener]))
+    yield Api(path, service, world)
+    server.should_exit = True
+    await asyncio.wait_for(task, 10)
+    listener.close()
+    await service.image_work.close()
+    await engine.close()
+    engine.context.store.close()
