@@ -86,8 +86,10 @@ async def run(
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
     on_line: Callable[[str], None] | None = None,
+    grace_s: float = 0.0,
 ) -> Completed:
-    """Run ``argv`` to its end; the whole process group is killed at ``timeout_s`` or when the caller is cancelled.
+    """Run ``argv`` to its end; the whole process group is killed at ``timeout_s`` or when the caller is cancelled, after
+    ``grace_s`` seconds for its own clean-up (SIGTERM first).
 
     ``on_line`` gets each line of stderr as it comes (for progress and build logs). Raises CommandFailedError when
     the program cannot be started, times out, or ends non-zero and ``check`` is set.
@@ -117,8 +119,7 @@ async def run(
         ) from error
     finally:
         if process.returncode is None:
-            _kill_group(process.pid)
-            await asyncio.shield(process.wait())
+            await asyncio.shield(_end_group(process, grace_s))
     completed = Completed(words, returncode, stdout, stderr)
     if check and returncode != 0:
         raise failure(completed)
@@ -165,9 +166,16 @@ async def _communicate(
     return stdout.result(), stderr.result()
 
 
-def _kill_group(pid: int) -> None:
+async def _end_group(process: asyncio.subprocess.Process, grace_s: float) -> None:
+    if grace_s:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await process.wait()
     with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 def run_sync(

@@ -9,10 +9,10 @@ MANIFEST_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file of an image: its size in bytes and the SHA-256 of its content in hex."""
+    """One file of an image: its size in bytes and its digest (`banger.host.fs.sparse_digest`)."""
 
     size_bytes: int
-    sha256: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import msgspec
 from litestar import MediaType, Request, WebSocket, get, put, websocket
 from litestar.di import NamedDependency
 from litestar.exceptions import WebSocketDisconnect
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, Parameter
 from litestar.response import Stream
 
 from banger.api import schema
@@ -43,7 +43,7 @@ async def _refuse(socket: Socket, error: BaseException) -> None:
 
 
 @websocket("/v1/vms/{ref:str}/exec")
-async def exec_command(socket: Socket, service: NamedDependency[Service], ref: str) -> None:
+async def exec_command(socket: Socket, service: NamedDependency[Service], ref: FromPath[str]) -> None:
     """Run a command in the guest: a text message with an ExecRequest, then frames (`api.frames`) both ways."""
     await socket.accept()
     try:
@@ -80,7 +80,7 @@ async def _frames_out(socket: Socket, session: ExecSession) -> None:
 async def proxy(
     socket: Socket,
     service: NamedDependency[Service],
-    ref: str,
+    ref: FromPath[str],
     port: Annotated[int, Parameter(ge=1, le=65535)],
 ) -> None:
     """A TCP port of the guest: binary messages are the bytes, closing is the end."""
@@ -178,9 +178,9 @@ def _absolute(path: str) -> str:
 async def logs(
     service: NamedDependency[Service],
     ref: Ref,
-    source: Literal["console", "vmm"] = "console",
+    source: FromQuery[Literal["console", "vmm"]] = "console",
     tail_bytes: Annotated[int, Parameter(ge=0, le=16 << 20)] = 64 << 10,
-    follow: bool = False,  # noqa: FBT001, FBT002  a query parameter
+    follow: FromQuery[bool] = False,  # noqa: FBT002  a query parameter
 ) -> Stream:
     """The end of the serial console or of the VMM's own log; with ``follow`` also what comes after, until the VM is gone."""
     machine = service.engine.resolve(ref)

@@ -1,0 +1,161 @@
+"""Who one VM is: the identity drive that its initramfs applies before init runs, and banger's side of it.
+
+The drive is a raw tar. ``rootfs/…`` is copied over the guest's root; ``control/network`` (KEY=value lines), ``control/clock`` (epoch
+seconds) and ``control/seed`` (512 random bytes) are used by the initramfs itself. Machine-id, SSH host key and agent token are made once
+and kept over restarts; clock and seed are new each time. No two VMs share any of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import io
+import os
+import secrets
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from banger.host import fs
+from banger.host.exec import find_program, run
+from banger.model.machine import HostKey, IdentityRequest, VmPaths
+
+SEED_BYTES = 512
+_KEY = "rootfs/etc/ssh/ssh_host_ed25519_key"
+_MACHINE_ID = "rootfs/etc/machine-id"
+_TOKEN = "rootfs/etc/banger/agent-token"
+_SECRET = {_KEY, _TOKEN, "rootfs/etc/banger/authorized_keys"}
+_KEPT = (_KEY, f"{_KEY}.pub", _MACHINE_ID, _TOKEN)
+
+
+class IdentityStore:
+    """Identity drives, the managed client key ``ssh/id_ed25519`` and ``known_hosts``, all below ``state_dir``."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._ssh = state_dir / "ssh"
+        self._known_hosts = state_dir / "known_hosts"
+        self._lock = asyncio.Lock()
+
+    async def write(self, request: IdentityRequest, paths: VmPaths) -> HostKey:
+        """Write the drive and the agent token; see `engine.ports.Identity`."""
+        client_key = await self._client_key()
+        files = _kept(paths.identity)
+        if _KEY not in files:
+            files[_KEY], files[f"{_KEY}.pub"] = await _new_key(request.vm_id)
+        files.setdefault(_MACHINE_ID, secrets.token_hex(16).encode() + b"\n")
+        files.setdefault(_TOKEN, secrets.token_hex(32).encode() + b"\n")
+        files["rootfs/etc/banger/authorized_keys"] = client_key
+        files |= _settings(request)
+        public = files[f"{_KEY}.pub"].decode().strip()
+        fs.write_atomic(paths.agent_token, files[_TOKEN])
+        fs.write_atomic(paths.identity, _tar(files))
+        self._pin(request.vm_id, request.name, public)
+        return HostKey(public)
+
+    async def forget(self, vm_id: str, paths: VmPaths) -> None:
+        """Remove drive, token and the lines in known_hosts."""
+        for path in (paths.identity, paths.agent_token):
+            path.unlink(missing_ok=True)
+        if self._known_hosts.exists():
+            with self._locked():
+                self._write_known_hosts(self._others(vm_id))
+
+    async def _client_key(self) -> bytes:
+        """The managed client key's public half; made on first use."""
+        public = self._ssh / "id_ed25519.pub"
+        async with self._lock:
+            if not public.exists():
+                fs.make_private_dir(self._ssh)
+                private_half, public_half = await _new_key("managed by banger")
+                fs.write_atomic(self._ssh / "id_ed25519", private_half)
+                fs.write_atomic(public, public_half, mode=0o644)
+        return public.read_bytes()
+
+    def _pin(self, vm_id: str, name: str, public: str) -> None:
+        key = " ".join(public.split()[:2])
+        with self._locked():
+            self._write_known_hosts([*self._others(vm_id), f"{vm_id}.banger,{name}.banger {key}"])
+
+    def _others(self, vm_id: str) -> list[str]:
+        lines = self._known_hosts.read_text().splitlines() if self._known_hosts.exists() else []
+        return [line for line in lines if not line.startswith(f"{vm_id}.banger,")]
+
+    def _write_known_hosts(self, lines: list[str]) -> None:
+        fs.write_atomic(self._known_hosts, "".join(f"{line}\n" for line in lines).encode())
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(
+            f"{self._known_hosts}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # held for one small write at a time
+            yield
+        finally:
+            os.close(descriptor)
+
+
+async def _new_key(comment: str) -> tuple[bytes, bytes]:
+    """A fresh ed25519 key pair: private and public file contents."""
+    with tempfile.TemporaryDirectory(prefix="banger-key-") as name:
+        path = Path(name) / "key"
+        tool = find_program("ssh-keygen", package="openssh-client")
+        await run(
+            [tool, "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)], timeout_s=30
+        )
+        return path.read_bytes(), path.with_suffix(".pub").read_bytes()
+
+
+def _kept(path: Path) -> dict[str, bytes]:
+    """What an earlier drive says that must not change."""
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                file = archive.extractfile(member) if member.name in _KEPT else None
+                if file is not None:
+                    files[member.name] = file.read()
+    except (FileNotFoundError, tarfile.TarError):
+        return {}
+    return files if set(_KEPT) <= set(files) else {}
+
+
+def _settings(request: IdentityRequest) -> dict[str, bytes]:
+    lease = request.lease
+    hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {request.name}.banger {request.name}\n"
+    files = {
+        "rootfs/etc/hostname": f"{request.name}\n".encode(),
+        "rootfs/etc/hosts": hosts.encode(),
+        "control/clock": f"{int(time.time())}\n".encode(),  # noqa: TID251  the guest's clock is set from ours
+        "control/seed": secrets.token_bytes(SEED_BYTES),
+    }
+    if lease is not None:
+        network = {"ADDRESS": f"{lease.ip}/{lease.prefix_length}", "GATEWAY": lease.gateway}
+        if request.mtu is not None:
+            network["MTU"] = str(request.mtu)
+        files["control/network"] = "".join(
+            f"{key}={value}\n" for key, value in network.items()
+        ).encode()
+        files["rootfs/etc/resolv.conf"] = f"nameserver {lease.dns}\n".encode()
+    return files
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
+    """A tar of root's; private files 0600, the others 0644, directories 0755."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        directories = sorted(
+            {str(parent) for name in files for parent in Path(name).parents} - {"."}
+        )
+        for directory in directories:
+            info = tarfile.TarInfo(directory)
+            info.type, info.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(info)
+        for name, data in sorted(files.items()):
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(data), 0o600 if name in _SECRET else 0o644
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()

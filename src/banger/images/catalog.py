@@ -1,0 +1,198 @@
+"""The images on this host: one directory each, ``images/<id>`` with a manifest; a name belongs to the newest image that took it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from banger.host import fs
+from banger.host.locks import FileLock
+from banger.images.build import SPACE_BYTES, Build, Progress, inputs_digest, remove_mapped
+from banger.images.recipe import load_recipe
+from banger.model.errors import HostLacksError, InvalidInputError, NotFoundError, RefusedError
+from banger.model.ids import check_name, is_id
+from banger.model.machine import BootStack
+from banger.model.manifest import ImageManifest
+from banger.model.units import format_size
+
+_PREFIX = ".build-"
+
+
+class ImageCatalog:
+    """See `engine.ports.Images`. Manifests are cached by the directory's modification time."""
+
+    def __init__(self, images_dir: Path, log_dir: Path, *, mirror: str | None = None) -> None:
+        self._dir = images_dir
+        self._logs = log_dir
+        self._mirror = mirror
+        self._cache: dict[str, tuple[int, ImageManifest]] = {}
+
+    def list(self) -> list[ImageManifest]:
+        """All images, oldest first."""
+        if not self._dir.is_dir():
+            return []
+        found = [self._read(entry) for entry in os.scandir(self._dir) if is_id(entry.name)]
+        return sorted((m for m in found if m is not None), key=lambda m: (m.created_at, m.id))
+
+    def _read(self, entry: os.DirEntry[str]) -> ImageManifest | None:
+        path = Path(entry.path) / "manifest.json"
+        try:
+            stamp = path.stat().st_mtime_ns
+            cached = self._cache.get(entry.name)
+            if cached is None or cached[0] != stamp:
+                cached = (stamp, msgspec.json.decode(path.read_bytes(), type=ImageManifest))
+                self._cache[entry.name] = cached
+        except (OSError, msgspec.MsgspecError):
+            return None  # not sealed, or damaged: it cannot be used, and `boot_stack` says so
+        return cached[1]
+
+    def get(self, ref: str) -> ImageManifest:
+        """By name, id or unique id prefix."""
+        images = self.list()
+        exact = [image for image in images if ref in (image.name, image.id)]
+        if exact:
+            return exact[-1]
+        found = [image for image in images if ref and image.id.startswith(ref)]
+        if len(found) > 1:
+            raise InvalidInputError(
+                f"image id prefix {ref!r} is not unique", hint="give more digits"
+            )
+        if not found:
+            shown = ref if len(ref) <= 64 else ref[:61] + "..."
+            raise NotFoundError(
+                f"no image {shown!r}",
+                hint=f"banger image build {ref if ref.isalnum() else 'debian'}",
+            )
+        return found[0]
+
+    def check_recipe(self, recipe: str, *, name: str | None) -> None:
+        """Read the recipe for its errors."""
+        load_recipe(recipe)
+        if name is not None:
+            check_name(name, what="image")
+
+    def boot_stack(self, image_id: str) -> BootStack:
+        """The files of an image; NotFoundError if its directory or manifest is gone."""
+        manifest = next((image for image in self.list() if image.id == image_id), None)
+        directory = self._dir / image_id
+        if manifest is None:
+            raise NotFoundError(
+                f"image {image_id} is gone or damaged",
+                detail=str(directory),
+                hint="banger image build debian",
+            )
+        return BootStack(
+            kernel=directory / "vmlinux",
+            initramfs=directory / "initramfs.img",
+            rootfs=directory / "rootfs.img",
+            work_seed=directory / "work-seed.img",
+            cmdline=manifest.cmdline,
+            manifest=manifest,
+        )
+
+    async def build(
+        self, recipe: str, *, name: str | None, force: bool, progress: Progress
+    ) -> ImageManifest:
+        """Build an image, or find that the one of this name would come out the same."""
+        loaded = load_recipe(recipe)
+        image_name = name or loaded.recipe.name
+        await _await(progress("resolve", image_name))
+        digest = inputs_digest(loaded, self._mirror)
+        current = next((image for image in reversed(self.list()) if image.name == image_name), None)
+        if current and current.inputs_digest == digest and not force and self._whole(current):
+            await _await(progress("resolve", f"{image_name} is up to date"))
+            return current
+        fs.make_private_dir(self._dir)
+        lock = FileLock(self._dir / ".lock")
+        if not lock.acquire():
+            raise RefusedError("another image build is running", hint="banger op list")
+        try:
+            await self.sweep()
+            return await self._build(
+                Build(
+                    loaded, image_name, self._mirror, self._work(), self._log(image_name), progress
+                )
+            )
+        finally:
+            lock.release()
+
+    def _whole(self, manifest: ImageManifest) -> bool:
+        directory = self._dir / manifest.id
+        return all(
+            (directory / name).is_file() and (directory / name).stat().st_size == entry.size_bytes
+            for name, entry in manifest.files.items()
+        )
+
+    def _work(self) -> Path:
+        free = fs.free_bytes(self._dir)
+        if free < SPACE_BYTES:
+            raise HostLacksError(
+                f"no space to build an image in {self._dir}",
+                detail=f"{format_size(free)} are free, {format_size(SPACE_BYTES)} are needed",
+                hint=f"free some, or set BANGER_STATE_DIR to another disk; see: df -h {self._dir}",
+            )
+        return self._dir / f"{_PREFIX}{secrets.token_hex(4)}"
+
+    def _log(self, name: str) -> Path:
+        fs.make_private_dir(self._logs)
+        log = self._logs / f"image-{name}.log"
+        log.write_bytes(b"")
+        return log
+
+    async def _build(self, build: Build) -> ImageManifest:
+        build.work.mkdir(mode=0o700)
+        try:
+            manifest = await build.run()
+        except BaseException as error:
+            await remove_mapped(build.work)
+            if isinstance(error, HostLacksError | NotFoundError) or not isinstance(
+                error, Exception
+            ):
+                raise
+            detail = getattr(error, "detail", "") or str(error)
+            raise HostLacksError(
+                f"image {build.name} could not be built: {error}",
+                detail=detail[-3000:],
+                hint=f"less {build.log}",
+            ) from error
+        self._take_name(manifest)
+        target = self._dir / manifest.id
+        if target.exists():  # the very same bytes: only the manifest is newer
+            (build.work / "manifest.json").replace(target / "manifest.json")
+            await remove_mapped(build.work)
+        else:
+            build.work.chmod(0o755)
+            build.work.rename(target)
+        return manifest
+
+    def _take_name(self, manifest: ImageManifest) -> None:
+        for other in self.list():
+            if other.name == manifest.name and other.id != manifest.id:
+                renamed = replace(other, name=f"{other.name}-{other.id[:6]}")
+                path = self._dir / other.id / "manifest.json"
+                fs.write_atomic(path, msgspec.json.format(msgspec.json.encode(renamed)), mode=0o644)
+
+    async def sweep(self) -> None:
+        """Remove what interrupted builds left; the caller holds the lock."""
+        for path in self._dir.glob(f"{_PREFIX}*"):
+            await remove_mapped(path)
+
+    async def delete(self, image_id: str) -> None:
+        """Remove an image's directory: the manifest first, so that a half-removed image is none."""
+        directory = self._dir / image_id
+        (directory / "manifest.json").unlink(missing_ok=True)
+        if directory.exists():
+            fs.remove_tree(directory)
+
+    def allocated_bytes(self, image_id: str) -> int:
+        """What the image's files take on disk."""
+        return sum(fs.allocated_bytes(path) for path in (self._dir / image_id).glob("*"))
+
+
+async def _await(outcome: object) -> None:
+    if hasattr(outcome, "__await__"):
+        await outcome

@@ -1,0 +1,131 @@
+"""What an image build reads from the root file system's tar, without unpacking it: kernel, modules, busybox, package versions."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from banger.model.errors import HostLacksError
+
+_VMLINUZ = re.compile(r"\./boot/vmlinuz-(.+)")
+_MODULE = re.compile(r"\./(?:usr/)?lib/modules/([^/]+)/(.+)")
+_BUSYBOX = ("./usr/bin/busybox", "./bin/busybox")
+_DPKG = "./var/lib/dpkg/status"
+
+
+@dataclass(frozen=True, slots=True)
+class RootParts:
+    """``modules`` maps paths relative to the release's directory (``kernel/…ko``) to contents, for the wanted ones."""
+
+    release: str
+    vmlinuz: bytes
+    busybox: bytes
+    modules: dict[str, bytes]
+    module_order: list[str]
+    packages: dict[str, str]
+
+
+def read_parts(path: Path, wanted_modules: list[str]) -> RootParts:
+    """Read the tar twice: once for the small files, once for the modules that these turn out to need."""
+    kernels: dict[str, bytes] = {}
+    found: dict[str, bytes] = {}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            kernel = _VMLINUZ.fullmatch(member.name)
+            wanted = member.name in (*_BUSYBOX, _DPKG) or member.name.endswith(
+                ("/modules.dep", "/modules.builtin")
+            )
+            if member.isfile() and (kernel or wanted):
+                data = _content(archive, member)
+                if kernel:
+                    kernels[kernel[1]] = data
+                else:
+                    found[member.name] = data
+    if len(kernels) != 1:
+        raise HostLacksError(
+            f"the root file system has {len(kernels)} kernels, one is needed",
+            detail=", ".join(kernels),
+        )
+    ((release, vmlinuz),) = kernels.items()
+    busybox = next((found[name] for name in _BUSYBOX if name in found), None)
+    if busybox is None:
+        raise HostLacksError(
+            "the root file system has no busybox", hint="add busybox-static to the package list"
+        )
+    order = resolve_modules(
+        _text(found, release, "modules.dep"),
+        _text(found, release, "modules.builtin"),
+        wanted_modules,
+    )
+    return RootParts(
+        release,
+        vmlinuz,
+        busybox,
+        _modules(path, release, order),
+        order,
+        parse_dpkg(found.get(_DPKG, b"")),
+    )
+
+
+def _text(found: dict[str, bytes], release: str, name: str) -> str:
+    for prefix in ("./usr/lib", "./lib"):
+        data = found.get(f"{prefix}/modules/{release}/{name}")
+        if data is not None:
+            return data.decode()
+    raise HostLacksError(f"the root file system has no {name} for kernel {release}")
+
+
+def resolve_modules(dep: str, builtin: str, wanted: list[str]) -> list[str]:
+    """Paths of ``wanted`` and what they depend on, in loading order (modules.dep lists the deepest dependency last)."""
+    needs: dict[str, list[str]] = {}
+    by_name: dict[str, str] = {}
+    for line in dep.splitlines():
+        path, _, rest = line.partition(":")
+        needs[path] = rest.split()
+        by_name[_module_name(path)] = path
+    built_in = {_module_name(line) for line in builtin.split()}
+    order: list[str] = []
+    for name in wanted:
+        if name in built_in:
+            continue
+        if name not in by_name:
+            raise HostLacksError(f"the kernel has no module {name}")
+        for path in [*reversed(needs[by_name[name]]), by_name[name]]:
+            if path not in order:
+                order.append(path)
+    return order
+
+
+def _module_name(path: str) -> str:
+    return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
+
+
+def _modules(path: Path, release: str, order: list[str]) -> dict[str, bytes]:
+    modules = {}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            match = _MODULE.fullmatch(member.name)
+            if match and match[1] == release and match[2] in order and member.isfile():
+                modules[match[2]] = _content(archive, member)
+    return modules
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return file.read() if file else b""
+
+
+def parse_dpkg(status: bytes) -> dict[str, str]:
+    """Installed packages and their versions out of dpkg's status file."""
+    packages = {}
+    for block in status.decode(errors="replace").split("\n\n"):
+        fields = dict(
+            line.split(": ", 1)
+            for line in block.splitlines()
+            if ": " in line and not line.startswith(" ")
+        )
+        if fields.get("Status", "").endswith(" installed"):
+            packages[fields["Package"]] = fields["Version"]
+    return packages

@@ -1,0 +1,110 @@
+"""QEMU's command line for one VM: a pure function of what was asked and which descriptors were opened.
+
+The machine is microvm: no PCI, no firmware worth the name, virtio over MMIO found through ACPI. Devices appear in the guest in the
+reverse of the command line's order, so drives are named last first (vdc, vdb, vda).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from banger.model.machine import LaunchRequest
+
+NAMESPACE_MTU = 65520
+BULK_PORTS = 2
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_FAST_BOOT = "quiet loglevel=1 panic=-1 net.ifnames=0 cryptomgr.notests random.trust_cpu=on"
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """Numbers of the listening sockets that QEMU inherits, and of the TAP."""
+
+    qmp: int
+    agent: int
+    bulk: tuple[int, ...]
+    tap: int | None
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """What the process must inherit."""
+        return (self.qmp, self.agent, *self.bulk, *(() if self.tap is None else (self.tap,)))
+
+
+def cmdline(image_part: str, accel: str, khz: int) -> str:
+    """The kernel command line; under TCG the TSC's frequency is given, because calibrating it hangs some boots."""
+    early = f" tsc_early_khz={khz}" if accel == "tcg" and khz else ""
+    return f"console=ttyS0 {_FAST_BOOT}{early} {image_part}".strip()
+
+
+def build(
+    program: str, request: LaunchRequest, fds: Descriptors, *, accel: str, khz: int
+) -> list[str]:
+    """The whole argv. ``accel`` is kvm or tcg, ``khz`` the host's CPU frequency (0: unknown)."""
+    spec, paths, boot = request.spec, request.paths, request.boot
+    return [
+        program,
+        "-name", f"banger-{request.vm_id}",
+        "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        "-sandbox", _SANDBOX,
+        "-machine", "microvm,pit=on,pic=on,rtc=on,acpi=on",
+        *_accel(accel),
+        "-smp", str(spec.vcpus), "-m", str(spec.memory_mib),
+        "-kernel", str(boot.kernel), "-initrd", str(boot.initramfs),
+        "-append", cmdline(boot.cmdline, accel, khz),
+        "-chardev", f"socket,id=qmp,fd={fds.qmp},server=on,wait=off", "-mon", "chardev=qmp,mode=control",
+        "-chardev", f"file,id=console,path={_escape(str(paths.console_log))},append=on", "-serial", "chardev:console",
+        *_ports(fds),
+        "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-device,rng=rng",
+        *_drive("vdc", f"format=raw,read-only=on,file={_escape(str(paths.identity))}"),
+        *_drive("vdb", f"format=raw,discard=unmap,file={_escape(str(paths.work))}"),
+        *_drive("vda", f"format=qcow2,discard=unmap,file={_escape(str(paths.overlay))}"),
+        *_nic(request, fds),
+    ]  # fmt: skip
+
+
+def _escape(value: str) -> str:
+    """A comma inside an option's value is written twice."""
+    return value.replace(",", ",,")
+
+
+def _accel(accel: str) -> list[str]:
+    if accel == "kvm":
+        return ["-accel", "kvm", "-cpu", "host"]
+    return ["-accel", "tcg,thread=multi", "-cpu", "max"]
+
+
+def _ports(fds: Descriptors) -> list[str]:
+    words = ["-device", "virtio-serial-device"]
+    names = [("agent", "banger.agent", fds.agent)]
+    names += [(f"bulk{n}", f"banger.bulk.{n}", fd) for n, fd in enumerate(fds.bulk)]
+    for chardev, name, fd in names:
+        words += ["-chardev", f"socket,id={chardev},fd={fd},server=on,wait=off"]
+        words += ["-device", f"virtserialport,chardev={chardev},name={name}"]
+    return words
+
+
+def _drive(name: str, options: str) -> list[str]:
+    return [
+        "-drive",
+        f"id={name},if=none,cache=writeback,{options}",
+        "-device",
+        f"virtio-blk-device,drive={name}",
+    ]
+
+
+def _nic(request: LaunchRequest, fds: Descriptors) -> list[str]:
+    network = request.network
+    if network.mode == "none" or network.lease is None:
+        return []
+    device = f"virtio-net-device,netdev=n0,mac={network.lease.mac}"
+    if fds.tap is not None:
+        return [
+            "-netdev",
+            f"tap,id=n0,fd={fds.tap}",
+            "-device",
+            f"{device},host_mtu={NAMESPACE_MTU}",
+        ]
+    lease = network.lease
+    options = f"user,id=n0,ipv6=off,net={lease.gateway}/{lease.prefix_length},host={lease.gateway},dns={lease.dns}"
+    return ["-netdev", options, "-device", device]
