@@ -222,7 +222,9 @@ def _from_file(path: Path, warnings: list[str]) -> dict[str, object]:
         raise InvalidInputError(f"{path} is not TOML", detail=str(error)) from error
     found: dict[str, object] = {}
     for key, value in table.items():
-        found.setdefault(_known(key, str(path), warnings), value)
+        present = _known(key, str(path), warnings)
+        if key == present or present not in table:
+            found[present] = value
     return found
 
 
