@@ -26,7 +26,7 @@ from banger.model.machine import HostKey, IdentityRequest, VmPaths
 SEED_BYTES = 512
 _KEY = "rootfs/etc/ssh/ssh_host_ed25519_key"
 _MACHINE_ID = "rootfs/etc/machine-id"
-_TOKEN = "rootfs/etc/banger/agent-token"
+_TOKEN = "rootfs/etc/banger/agent-token"  # noqa: S105  a path
 _SECRET = {_KEY, _TOKEN, "rootfs/etc/banger/authorized_keys"}
 _KEPT = (_KEY, f"{_KEY}.pub", _MACHINE_ID, _TOKEN)
 

@@ -1,0 +1,109 @@
+"""An HTTP/1.1 client over any byte stream, by h11: one request a stream. The peer is a guest and not trusted: heads are bounded by
+h11, bodies by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+import h11
+import msgspec
+
+MAX_HEAD_BYTES = 16 * 1024
+
+
+class ByteStream(Protocol):
+    """What a request travels on."""
+
+    async def read(self, limit: int = 65536) -> bytes:
+        """Some bytes, empty at the end."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send all of ``data``."""
+        ...
+
+    async def close(self) -> None:
+        """End both directions."""
+        ...
+
+
+class HttpError(Exception):
+    """The peer broke the protocol or ended early; the text says how."""
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+        self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+
+    async def send(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | AsyncIterator[bytes] = b"",
+    ) -> None:
+        """Send the request; a body given piece by piece is sent chunked."""
+        fields = {"Host": "guest", **headers}
+        if isinstance(body, bytes):
+            fields["Content-Length"] = str(len(body))
+        else:
+            fields["Transfer-Encoding"] = "chunked"
+        await self._put(h11.Request(method=method, target=target, headers=list(fields.items())))
+        if isinstance(body, bytes):
+            await self._put(h11.Data(data=body))
+        else:
+            async for chunk in body:
+                await self._put(h11.Data(data=chunk))
+        await self._put(h11.EndOfMessage())
+
+    async def _put(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> None:
+        data = self._connection.send(event)
+        if data:
+            await self._stream.write(data)
+
+    async def _next(self) -> h11.Event | type[h11.PAUSED]:
+        try:
+            while (event := self._connection.next_event()) is h11.NEED_DATA:
+                self._connection.receive_data(await self._stream.read())
+        except h11.RemoteProtocolError as error:
+            raise HttpError(str(error)) from error
+        return event  # type: ignore[return-value]  # NEED_DATA was handled
+
+    async def status(self) -> int:
+        """The status of the answer."""
+        event = await self._next()
+        if isinstance(event, h11.Response | h11.InformationalResponse):
+            return event.status_code
+        raise HttpError(f"an answer was expected, not {type(event).__name__}")
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """The answer's body, piece by piece; HttpError if it is cut short."""
+        while True:
+            event = await self._next()
+            if isinstance(event, h11.Data):
+                yield bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                return
+            else:
+                raise HttpError(f"the answer's body was expected, not {event}")
+
+    async def json(self, limit_bytes: int) -> object:
+        """The answer's body as JSON, at most ``limit_bytes`` long."""
+        data = bytearray()
+        async for chunk in self.body():
+            data += chunk
+            if len(data) > limit_bytes:
+                raise HttpError(f"the answer is larger than {limit_bytes} bytes")
+        try:
+            return msgspec.json.decode(bytes(data)) if data else None
+        except msgspec.DecodeError as error:
+            raise HttpError(f"the answer is not JSON: {error}") from error
+
+    def leftover(self) -> bytes:
+        """Bytes that came after the head of an upgrade."""
+        return bytes(self._connection.trailing_data[0])

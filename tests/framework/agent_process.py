@@ -1,0 +1,46 @@
+"""The real guest agent as a process on this host, its mux on a Unix socket: the whole protocol without a VM."""
+
+import contextlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from banger.model.machine import VmPaths
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+@contextlib.contextmanager
+def agent_process(directory: Path, *, token: str = "secret", services: str = "[]"):
+    """Start the agent; yields the VmPaths to connect with and the process."""
+    paths = VmPaths(directory, directory)
+    paths.agent_token.write_text(token)
+    (directory / "services.json").write_text(services)
+    argv = [
+        sys.executable,
+        "-I",
+        "-c",
+        f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from banger_agent.__main__ import main; main()",
+    ]
+    argv += [
+        "--listen-unix",
+        str(paths.agent_socket),
+        "--token",
+        str(paths.agent_token),
+        "--services",
+        str(directory / "services.json"),
+    ]
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE)
+    try:
+        end = time.monotonic() + 10
+        while not paths.agent_socket.exists():
+            assert process.poll() is None, process.stderr.read().decode()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        yield paths, process
+    finally:
+        process.kill()
+        said = process.communicate()[1].decode()
+        if said:
+            print("the agent said:", said)
