@@ -13,6 +13,9 @@ from pathlib import Path
 
 _DIGEST_BLOCK = 64 * 1024
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+_CANNOT_SHARE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS}
+"""What the kernel says where two files cannot share blocks, or not be copied by it: other file systems, or an old one."""
+_COPY_BLOCK = 1 << 20
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -57,13 +60,7 @@ def clone_file(source: Path, target: Path, *, mode: int = 0o600) -> str:
             try:
                 fcntl.ioctl(descriptor, _FICLONE, reader.fileno())
             except OSError as error:
-                if error.errno not in {
-                    errno.EOPNOTSUPP,
-                    errno.EXDEV,
-                    errno.EINVAL,
-                    errno.ENOTTY,
-                    errno.ENOSYS,
-                }:
+                if error.errno not in _CANNOT_SHARE:
                     raise
                 _copy_sparse(reader.fileno(), descriptor)
                 return "sparse"
@@ -88,11 +85,21 @@ def _copy_sparse(source: int, target: int) -> None:
             raise
         end = os.lseek(source, begin, os.SEEK_HOLE)
         while begin < end:
-            copied = os.copy_file_range(source, target, end - begin, begin, begin)
+            copied = _copy_range(source, target, begin, end - begin)
             if copied == 0:
                 raise OSError(errno.EIO, "the source shrank while it was copied")
             begin += copied
         position = end
+
+
+def _copy_range(source: int, target: int, position: int, count: int) -> int:
+    """Copy up to ``count`` bytes at ``position``; how many were copied."""
+    try:
+        return os.copy_file_range(source, target, count, position, position)
+    except OSError as error:
+        if error.errno not in _CANNOT_SHARE:
+            raise
+    return os.pwrite(target, os.pread(source, min(count, _COPY_BLOCK), position), position)
 
 
 def sparse_digest(path: Path) -> str:
@@ -120,6 +127,14 @@ def sparse_digest(path: Path) -> str:
             position += _DIGEST_BLOCK
     digest.update(size_bytes.to_bytes(8, "big"))
     return digest.hexdigest()
+
+
+def length_bytes(path: Path) -> int:
+    """The length of ``path``, holes included; 0 if it is gone."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def allocated_bytes(path: Path) -> int:

@@ -69,7 +69,7 @@ async def wait_gone(identity: ProcessIdentity) -> int | None:
     """Return when this process has ended; its wait status if it was our child, else None."""
     descriptor = open_pidfd(identity)
     if descriptor is None:
-        return reap(identity.pid)
+        return _reap_exactly(identity)
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
 
@@ -83,6 +83,14 @@ async def wait_gone(identity: ProcessIdentity) -> int | None:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+    return _reap_exactly(identity)
+
+
+def _reap_exactly(identity: ProcessIdentity) -> int | None:
+    """As `reap`, but never for another child that got the same pid since."""
+    fields = _stat_fields(identity.pid)
+    if fields is None or int(fields[19]) != identity.start_ticks:
+        return None
     return reap(identity.pid)
 
 
@@ -101,7 +109,7 @@ async def kill(identity: ProcessIdentity, *, timeout_s: float = 10.0) -> None:
         async with asyncio.timeout(timeout_s):
             await wait_gone(identity)
     else:
-        reap(identity.pid)
+        _reap_exactly(identity)
 
 
 def usage(pid: int) -> tuple[float, int]:
@@ -111,6 +119,15 @@ def usage(pid: int) -> tuple[float, int]:
         return 0.0, 0
     ticks = os.sysconf("SC_CLK_TCK")
     return (int(fields[11]) + int(fields[12])) / ticks, int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def arguments(identity: ProcessIdentity) -> list[str]:
+    """The argv of exactly this process; empty if it is gone."""
+    try:
+        text = Path(f"/proc/{identity.pid}/cmdline").read_bytes().decode(errors="surrogateescape")
+    except OSError:
+        return []
+    return text.split("\0")[:-1] if alive(identity) else []
 
 
 def find_by_argument(argument: str) -> list[ProcessIdentity]:

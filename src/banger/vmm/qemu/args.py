@@ -1,19 +1,22 @@
 """QEMU's command line for one VM: a pure function of what was asked and which descriptors were opened.
 
-The machine is microvm: no PCI, no firmware worth the name, virtio over MMIO found through ACPI. Devices appear in the guest in the
-reverse of the command line's order, so drives are named last first (vdc, vdb, vda).
+The machine is microvm: no PCI, no firmware worth the name, virtio over MMIO found through ACPI. Drives appear in the guest in the
+order of the command line: vda, vdb, vdc. The reasons for the less obvious words are in docs/explanation/qemu.md.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import uuid
 from dataclasses import dataclass
 
-from banger.model.machine import LaunchRequest
+from banger.model.machine import LaunchRequest, VmPaths
 
-NAMESPACE_MTU = 65520
+NAMESPACE_MTU = 65520  # what the uplinks of the namespace network carry; fewer, larger packets
 BULK_PORTS = 2
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _FAST_BOOT = "quiet loglevel=1 panic=-1 net.ifnames=0 cryptomgr.notests random.trust_cpu=on"
+_VM_NAMESPACE = uuid.UUID("6f4b7f0e-2f0c-5d0e-9d57-6b616e676572")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +35,25 @@ class Descriptors:
 
 
 def cmdline(image_part: str, accel: str, khz: int) -> str:
-    """The kernel command line; under TCG the TSC's frequency is given, because calibrating it hangs some boots."""
+    """The kernel command line; under TCG the TSC's frequency in kHz is given (0: unknown), because calibrating it hangs some boots."""
     early = f" tsc_early_khz={khz}" if accel == "tcg" and khz else ""
     return f"console=ttyS0 {_FAST_BOOT}{early} {image_part}".strip()
+
+
+def console(paths: VmPaths) -> str:
+    """The option of the serial console's file; no other process has it, so it also finds the VM's QEMU."""
+    return f"file,id=console,path={_escape(str(paths.console_log))},append=on"
 
 
 def build(
     program: str, request: LaunchRequest, fds: Descriptors, *, accel: str, khz: int
 ) -> list[str]:
-    """The whole argv. ``accel`` is kvm or tcg, ``khz`` the host's CPU frequency (0: unknown)."""
+    """The whole argv. ``accel`` is kvm or tcg, ``khz`` the frequency of the host's TSC (0: unknown)."""
     spec, paths, boot = request.spec, request.paths, request.boot
     return [
         program,
         "-name", f"banger-{request.vm_id}",
+        "-uuid", str(uuid.uuid5(_VM_NAMESPACE, request.vm_id)),
         "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
         "-sandbox", _SANDBOX,
         "-machine", "microvm,pit=on,pic=on,rtc=on,acpi=on",
@@ -53,12 +62,12 @@ def build(
         "-kernel", str(boot.kernel), "-initrd", str(boot.initramfs),
         "-append", cmdline(boot.cmdline, accel, khz),
         "-chardev", f"socket,id=qmp,fd={fds.qmp},server=on,wait=off", "-mon", "chardev=qmp,mode=control",
-        "-chardev", f"file,id=console,path={_escape(str(paths.console_log))},append=on", "-serial", "chardev:console",
+        "-chardev", console(paths), "-serial", "chardev:console",
         *_ports(fds),
         "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-device,rng=rng",
-        *_drive("vdc", f"format=raw,read-only=on,file={_escape(str(paths.identity))}"),
-        *_drive("vdb", f"format=raw,discard=unmap,file={_escape(str(paths.work))}"),
         *_drive("vda", f"format=qcow2,discard=unmap,file={_escape(str(paths.overlay))}"),
+        *_drive("vdb", f"format=raw,discard=unmap,file={_escape(str(paths.work))}"),
+        *_drive("vdc", f"format=raw,read-only=on,file={_escape(str(paths.identity))}"),
         *_nic(request, fds),
     ]  # fmt: skip
 
@@ -85,12 +94,8 @@ def _ports(fds: Descriptors) -> list[str]:
 
 
 def _drive(name: str, options: str) -> list[str]:
-    return [
-        "-drive",
-        f"id={name},if=none,cache=writeback,{options}",
-        "-device",
-        f"virtio-blk-device,drive={name}",
-    ]
+    backend = f"id={name},if=none,cache=writeback,aio=threads,{options}"
+    return ["-drive", backend, "-device", f"virtio-blk-device,drive={name}"]
 
 
 def _nic(request: LaunchRequest, fds: Descriptors) -> list[str]:
@@ -99,12 +104,9 @@ def _nic(request: LaunchRequest, fds: Descriptors) -> list[str]:
         return []
     device = f"virtio-net-device,netdev=n0,mac={network.lease.mac}"
     if fds.tap is not None:
-        return [
-            "-netdev",
-            f"tap,id=n0,fd={fds.tap}",
-            "-device",
-            f"{device},host_mtu={NAMESPACE_MTU}",
-        ]
+        backend = f"tap,id=n0,fd={fds.tap},vhost=off"
+        return ["-netdev", backend, "-device", f"{device},host_mtu={NAMESPACE_MTU}"]
     lease = network.lease
-    options = f"user,id=n0,ipv6=off,net={lease.gateway}/{lease.prefix_length},host={lease.gateway},dns={lease.dns}"
-    return ["-netdev", options, "-device", device]
+    net = ipaddress.ip_network(f"{lease.ip}/{lease.prefix_length}", strict=False)
+    backend = f"user,id=n0,ipv6=off,net={net},host={lease.gateway},dns={lease.dns}"
+    return ["-netdev", backend, "-device", device]

@@ -9,9 +9,11 @@ import socket
 from pathlib import Path
 
 from banger.host import exec as host_exec
-from banger.host import probe, proc
+from banger.host import fs, probe, proc
+from banger.host.paths import check_socket_path
+from banger.host.tsc import tsc_khz
 from banger.host.undo import UndoStack
-from banger.model.errors import HostLacksError, InvalidInputError, VmmDiedError
+from banger.model.errors import BangerError, HostLacksError, InvalidInputError
 from banger.model.machine import LaunchRequest, VmPaths
 from banger.model.process import ProcessIdentity
 from banger.vmm.console import printable_tail
@@ -20,7 +22,10 @@ from banger.vmm.qemu.process import RunningQemu
 
 log = logging.getLogger(__name__)
 LAUNCH_S = 15.0
-MAX_SOCKET_PATH_BYTES = 107
+ADOPT_S = 2.0
+_BACKLOG = 8
+_DYING_S = 1.0  # between the end of a process's connections and its own
+_LOG_LINES, _CONSOLE_LINES = 10, 5
 
 
 class QemuVmm:
@@ -41,113 +46,141 @@ class QemuVmm:
         """Kvm where it really works (or was demanded), else tcg."""
         if self._wanted != "auto":
             return self._wanted
-        return "kvm" if probe.kvm().ok else "tcg"
+        return "kvm" if probe.kvm() else "tcg"
 
     async def check(self) -> None:
         """HostLacksError if there is no usable QEMU, or KVM was demanded and does not work."""
         answer = await asyncio.to_thread(probe.qemu, self._program)
-        if not answer.ok:
-            probe.qemu.cache_clear()
+        if not answer:
+            probe.qemu.cache_clear()  # it may be installed before the next try
             raise HostLacksError("QEMU cannot run VMs here", detail=answer.why, hint=answer.hint)
-        if self._wanted == "kvm" and not probe.kvm().ok:
+        if self._wanted == "kvm" and not (kvm := probe.kvm()):
+            probe.kvm.cache_clear()
             raise HostLacksError(
                 "KVM was asked for and does not work",
-                detail=probe.kvm().why,
-                hint="set accel to auto",
+                detail=f"{kvm.why}\n{kvm.hint}".strip(),
+                hint="banger config show, and set accel to auto",
             )
 
     async def launch(self, request: LaunchRequest) -> RunningQemu:
         """Start QEMU and return once its monitor answers; on failure nothing is left."""
         program = self._program or host_exec.find_program(
-            "qemu-system-x86_64", package="qemu-system-x86"
+            probe.QEMU_PROGRAM, package=probe.QEMU_PACKAGE
         )
-        for path in (request.boot.kernel, request.boot.initramfs):
-            if not os.access(path, os.R_OK):
-                raise HostLacksError(f"{path} cannot be read", hint="banger image build --force")
+        _check_readable(request)
         accel = self.accel
+        khz = await asyncio.to_thread(tsc_khz) if accel == "tcg" else 0
         async with UndoStack() as undo:
-            sockets = [_listen(path, undo) for path in _socket_paths(request.paths)]
-            numbers = [item.fileno() for item in sockets]
-            fds = args.Descriptors(
-                numbers[0], numbers[1], tuple(numbers[2:]), request.network.tap_fd
-            )
-            argv = args.build(program, request, fds, accel=accel, khz=probe.cpu_khz())
+            listeners = [_listen(path, undo) for path in _socket_paths(request.paths)]
+            qmp, agent, *bulk = [listener.fileno() for listener in listeners]
+            fds = args.Descriptors(qmp, agent, tuple(bulk), request.network.tap_fd)
+            argv = args.build(program, request, fds, accel=accel, khz=khz)
+            log_from = _prepare_logs(request.paths)
             child = host_exec.spawn(argv, log=request.paths.vmm_log, pass_fds=fds.all)
-            child.returncode = 0  # reaped by host.proc, which waits by pidfd
+            child.returncode = 0  # Popen must not reap it: host.proc does, which waits by pidfd
             identity = proc.identify(child.pid)
             if identity is None:
-                raise self._died(request, proc.reap(child.pid))
+                raise _died(request, proc.reap(child.pid), log_from)
             undo.push("end QEMU", lambda: proc.kill(identity))
-            vmm = RunningQemu(identity, request.paths, accel)
+            vmm = RunningQemu(identity, request.paths, accel, log_from_bytes=log_from)
             undo.push("let go of QEMU", vmm.close)
-            await self._monitor(request, vmm)
-            for item in sockets:
-                item.close()
+            await _until_greeting(request, vmm, log_from)
+            for listener in listeners:
+                listener.close()
             undo.release()
             return vmm
 
-    async def _monitor(self, request: LaunchRequest, vmm: RunningQemu) -> None:
-        connecting = asyncio.create_task(vmm.connect(LAUNCH_S))
-        ended = asyncio.create_task(vmm.wait())
-        tasks: set[asyncio.Task[object]] = {connecting, ended}  # type: ignore[arg-type]  # only waited for
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if ended.done() and not (connecting.done() and connecting.exception() is None):
-                raise self._died(request, ended.result().returncode)
-            await connecting
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-
-    def _died(
-        self, request: LaunchRequest, returncode: int | None
-    ) -> VmmDiedError | HostLacksError:
-        how = "ended at once" if returncode is None else host_exec.describe_exit(returncode)
-        return HostLacksError(
-            f"QEMU for VM {request.name} {how}",
-            detail=printable_tail(request.paths.vmm_log, 10),
-            hint="see what QEMU said above; banger daemon logs",
-        )
-
     async def adopt(self, identity: ProcessIdentity, paths: VmPaths) -> RunningQemu | None:
         """Take over a QEMU that an earlier daemon started. Its monitor may be stuck: it is tried again when it is needed."""
-        if not proc.alive(identity):
-            proc.reap(identity.pid)
+        argv = proc.arguments(identity)
+        if not argv:
             return None
-        argv = Path(f"/proc/{identity.pid}/cmdline").read_bytes().split(b"\0")
-        vmm = RunningQemu(identity, paths, "kvm" if b"kvm" in argv else "tcg")
+        vmm = RunningQemu(identity, paths, "kvm" if "kvm" in argv else "tcg")
         try:
-            await vmm.connect()
-        except Exception as error:  # noqa: BLE001  the pidfd alone suffices
-            log.warning("adopted QEMU %d, but its monitor does not answer: %s", identity.pid, error)
+            await vmm.connect(ADOPT_S)
+        except BangerError as error:
+            log.warning("QEMU %d is adopted, but its monitor: %s", identity.pid, error.what)
+        except BaseException:
+            await vmm.close()
+            raise
         return vmm
 
     def find(self, paths: VmPaths) -> ProcessIdentity | None:
         """The QEMU that writes this VM's console: its path is an argument of nobody else."""
-        option = f"file,id=console,path={str(paths.console_log).replace(',', ',,')},append=on"
-        found = proc.find_by_argument(option)
+        found = proc.find_by_argument(args.console(paths))
         return found[0] if found else None
 
 
+async def _until_greeting(request: LaunchRequest, vmm: RunningQemu, log_from: int) -> None:
+    """Return when the monitor answers; raise when it does not in time, or QEMU ends first."""
+    connecting = asyncio.create_task(vmm.connect(LAUNCH_S))
+    ended = asyncio.create_task(vmm.wait())
+    tasks: set[asyncio.Task[object]] = {connecting, ended}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if connecting.done() and connecting.exception() is not None:
+            await asyncio.wait({ended}, timeout=_DYING_S)
+        if ended.done():
+            raise _died(request, ended.result().returncode, log_from)
+        await connecting
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def _died(request: LaunchRequest, returncode: int | None, log_from: int) -> HostLacksError:
+    how = "ended" if returncode is None else host_exec.describe_exit(returncode)
+    own = printable_tail(request.paths.vmm_log, _LOG_LINES, since_bytes=log_from)
+    guest = printable_tail(request.paths.console_log, _CONSOLE_LINES)
+    return HostLacksError(
+        f"QEMU for VM {request.name} {how} before it was up",
+        detail="\n".join(filter(None, (own, guest and f"last lines of the console:\n{guest}"))),
+        hint="banger doctor",
+    )
+
+
+def _check_readable(request: LaunchRequest) -> None:
+    """Everything that QEMU will open is there; QEMU's own message about it would say less."""
+    boot, paths = request.boot, request.paths
+    for files, hint in (
+        (
+            (boot.kernel, boot.initramfs, boot.rootfs),
+            f"banger image build {boot.manifest.name} --force",
+        ),
+        (
+            (paths.overlay, paths.work, paths.identity),
+            f"banger vm delete {request.name}, and create it again",
+        ),
+    ):
+        for path in files:
+            try:
+                os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            except OSError as error:
+                raise HostLacksError(
+                    f"{path} cannot be read", detail=error.strerror or "", hint=hint
+                ) from error
+
+
 def _socket_paths(paths: VmPaths) -> list[Path]:
-    return [
-        paths.qmp_socket,
-        paths.agent_socket,
-        *(paths.bulk_socket(n) for n in range(args.BULK_PORTS)),
-    ]
+    bulk = [paths.bulk_socket(number) for number in range(args.BULK_PORTS)]
+    return [paths.qmp_socket, paths.agent_socket, *bulk]
+
+
+def _prepare_logs(paths: VmPaths) -> int:
+    """Make the console private before QEMU makes it readable to all; the size of the VMM's log, where this run begins."""
+    os.close(os.open(paths.console_log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    return fs.length_bytes(paths.vmm_log)
 
 
 def _listen(path: Path, undo: UndoStack) -> socket.socket:
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
-        raise HostLacksError(
-            f"socket path {path} is too long", hint="set BANGER_RUNTIME_DIR to a shorter directory"
-        )
+    """A listening socket at ``path`` for this user only; a stale one in its place is replaced."""
+    check_socket_path(path)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     undo.push("close the listener", listener.close)
     listener.bind(str(path))
     undo.push(f"remove {path.name}", lambda: path.unlink(missing_ok=True))
     path.chmod(0o600)
-    listener.listen(1)
+    listener.listen(_BACKLOG)
     return listener

@@ -1,178 +1,97 @@
 """A QEMU process that runs one VM: watched by pidfd, spoken to by QMP.
 
-QMP may break or hang (a stopped process answers nothing) without the VM ending; only the pidfd says that it has ended. Every
-QMP call has a deadline.
+The monitor may break or hang (a stopped process answers nothing) without the VM ending; only the pidfd says that it has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
-from contextlib import suppress
-from typing import Any
+import signal
 
-from qemu.qmp import EventListener, QMPClient, QMPError
-
-from banger.host import exec as host_exec
 from banger.host import proc
-from banger.model.errors import BangerError, GuestNotReadyError
+from banger.model.errors import VmmDiedError
 from banger.model.machine import VmmExit, VmPaths
 from banger.model.process import ProcessIdentity
 from banger.vmm.console import printable_tail
+from banger.vmm.qemu.monitor import Monitor
+from banger.vmm.qemu.outcome import outcome
 
-log = logging.getLogger(__name__)
 CALL_S = 5.0
-EVENT_GRACE_S = 0.5
-_REASONS = {
-    "guest-shutdown": "guest-shutdown",
-    "guest-reset": "guest-reset",
-    "guest-panic": "guest-panic",
-}
-_PANIC = "Kernel panic - not syncing"
+KILL_S = 10.0
+_EVENT_GRACE_S = 1.0
+_CONSOLE_LINES, _LOG_LINES = 60, 5
 
 
 class RunningQemu:
-    """A started or adopted QEMU; see `engine.ports.RunningVmm`."""
+    """A started or adopted QEMU; see `engine.ports.RunningVmm`. Make it inside a running event loop."""
 
     vmm = "qemu"
 
-    def __init__(self, identity: ProcessIdentity, paths: VmPaths, accel: str) -> None:
+    def __init__(
+        self, identity: ProcessIdentity, paths: VmPaths, accel: str, *, log_from_bytes: int = 0
+    ) -> None:
+        """``log_from_bytes``: where in the VMM's log this run begins."""
         self.identity = identity
         self.accel = accel
         self._paths = paths
-        self._qmp: QMPClient | None = None
-        self._listener = EventListener(("SHUTDOWN", "GUEST_PANICKED"))
-        self._reason = ""
+        self._log_from_bytes = log_from_bytes
         self._killed = False
-        self._lock = asyncio.Lock()
-        self._ended: asyncio.Task[VmmExit] = asyncio.create_task(
-            self._watch(), name=f"pidfd {identity.pid}"
-        )
-        self._events: asyncio.Task[None] | None = None
+        self._monitor = Monitor(paths.qmp_socket)
+        self._ended = asyncio.create_task(self._watch(), name=f"pidfd {identity.pid}")
 
     async def connect(self, timeout_s: float = CALL_S) -> None:
         """Connect the monitor; GuestNotReadyError when it does not answer in time."""
-        async with self._lock:
-            await self._connect(timeout_s)
-
-    async def _connect(self, timeout_s: float) -> QMPClient:
-        if self._qmp is not None:
-            return self._qmp
-        client = QMPClient(f"qemu-{self.identity.pid}")
-        client.register_listener(self._listener)
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            async with asyncio.timeout(timeout_s):
-                connection.connect(str(self._paths.qmp_socket))
-                await client.connect(connection)
-        except (TimeoutError, OSError, QMPError) as error:
-            connection.close()
-            with suppress(Exception):
-                client.remove_listener(self._listener)
-            raise GuestNotReadyError(
-                f"QEMU's monitor (pid {self.identity.pid}) does not answer", detail=str(error)
-            ) from error
-        self._qmp = client
-        if self._events is None:
-            self._events = asyncio.create_task(self._read_events())
-        return client
-
-    async def _read_events(self) -> None:
-        async for event in self._listener:
-            if event["event"] == "GUEST_PANICKED":
-                self._reason = "guest-panic"
-            elif not self._reason:
-                data: Any = event.get("data") or {}
-                self._reason = _REASONS.get(
-                    str(data.get("reason")), "quit" if not data.get("guest") else ""
-                )
-
-    async def _call(self, command: str) -> Any:  # noqa: ANN401  QMP's answers are JSON
-        async with self._lock:
-            client = await self._connect(CALL_S)
-            try:
-                async with asyncio.timeout(CALL_S):
-                    return await client.execute(command)
-            except (TimeoutError, QMPError, OSError) as error:
-                self._qmp = None
-                with suppress(Exception):
-                    async with asyncio.timeout(1):
-                        await client.disconnect()
-                raise GuestNotReadyError(
-                    f"QEMU (pid {self.identity.pid}) did not answer {command}", detail=str(error)
-                ) from error
+        await self._monitor.connect(timeout_s)
 
     async def pause(self) -> None:
-        """Stop the vCPUs."""
-        await self._call("stop")
+        """Stop the vCPUs. After a time-out QEMU may still do it, once it answers again."""
+        await self._monitor.call("stop", CALL_S)
 
     async def resume(self) -> None:
-        """Let the vCPUs run."""
-        await self._call("cont")
+        """Let the vCPUs run; also after QEMU stopped them because the host's disk was full."""
+        await self._monitor.call("cont", CALL_S)
 
     async def status(self) -> str:
-        """QEMU's run state: running, paused, …"""
-        answer = await self._call("query-status")
+        """``running``, ``paused`` or another of QEMU's run states, such as ``io-error`` (the host's disk is full)."""
+        answer = await self._monitor.call("query-status", CALL_S)
         return str(answer.get("status", "")) if isinstance(answer, dict) else ""
 
     async def power_down(self) -> None:
         """Press the ACPI power button."""
-        await self._call("system_powerdown")
+        await self._monitor.call("system_powerdown", CALL_S)
 
     async def kill(self) -> None:
         """End it with SIGKILL and wait until it is gone."""
-        if not self._ended.done():
+        if not self._ended.done() and proc.send_signal(self.identity, signal.SIGKILL):
             self._killed = True
-            await proc.kill(self.identity)
-        await self.wait()
+        try:
+            async with asyncio.timeout(KILL_S):
+                await self.wait()
+        except TimeoutError:
+            raise VmmDiedError(
+                f"QEMU (pid {self.identity.pid}) was killed and is not gone after {KILL_S:g} s",
+                detail="the kernel holds it, most likely in a disk that does not answer",
+                hint="sudo dmesg | tail",
+            ) from None
 
     async def wait(self) -> VmmExit:
-        """How it ended, once it has."""
+        """How it ended, once it has. Who still waits when `close` is called is cancelled."""
         return await asyncio.shield(self._ended)
 
     async def _watch(self) -> VmmExit:
         returncode = await proc.wait_gone(self.identity)
-        deadline = asyncio.get_running_loop().time() + EVENT_GRACE_S
-        while (
-            not self._reason
-            and self._qmp is not None
-            and asyncio.get_running_loop().time() < deadline
-        ):
-            if not self._listener.empty() or self._events is None:
-                await asyncio.sleep(0)
-            else:
-                break
-        return VmmExit(self._why(returncode), returncode, self._detail(returncode))
-
-    def _why(self, returncode: int | None) -> str:
-        if self._killed:
-            return "quit"
-        if self._reason in {"guest-reset", ""} and _PANIC in printable_tail(
-            self._paths.console_log, 60
-        ):
-            return "guest-panic"
-        if self._reason:
-            return self._reason
-        if returncode is not None and returncode < 0:
-            return "host-signal"
-        return "crash" if returncode != 0 else "guest-shutdown"
-
-    def _detail(self, returncode: int | None) -> str:
-        if self._killed or self._reason:
-            return ""
-        how = "" if returncode is None else f"QEMU {host_exec.describe_exit(returncode)}"
-        own = printable_tail(self._paths.vmm_log, 5)
-        return "\n".join(filter(None, (how, own)))
+        events = await self._monitor.last_events(_EVENT_GRACE_S)
+        return outcome(
+            returncode,
+            events,
+            killed=self._killed,
+            console=printable_tail(self._paths.console_log, _CONSOLE_LINES),
+            log=printable_tail(self._paths.vmm_log, _LOG_LINES, since_bytes=self._log_from_bytes),
+        )
 
     async def close(self) -> None:
         """Let go of the monitor; QEMU runs on."""
-        for task in (self._events, self._ended):
-            if task is not None and not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-        client, self._qmp = self._qmp, None
-        if client is not None:
-            with suppress(QMPError, OSError, EOFError, TimeoutError, BangerError):
-                async with asyncio.timeout(1):
-                    await client.disconnect()
+        if not self._ended.done():
+            self._ended.cancel()
+            await asyncio.wait({self._ended})
+        await self._monitor.close()
