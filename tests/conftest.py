@@ -1,0 +1,83 @@
+"""Fixtures by stage: an image, an installation, a running VM. Tests that boot guests share one build of the image."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.framework.installation import CACHE, Installation
+
+
+def pytest_collection_modifyitems(items):
+    """Tests in tests/vm boot real guests, those in tests/host need namespaces: marked by where they are."""
+    for item in items:
+        folder = Path(str(item.fspath)).relative_to(Path(__file__).parent).parts[0]
+        if folder in {"vm", "host", "fault"}:
+            item.add_marker(getattr(pytest.mark, folder))
+            item.add_marker(pytest.mark.xdist_group("guests"))
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory):
+    """The debian image, built once and kept in build/test-state."""
+    builder = Installation(tmp_path_factory.mktemp("image"))
+    try:
+        done = builder.run("image", "build", "debian", timeout=1800)
+        print(done.stderr)
+        yield builder.json("image", "show", "debian")
+    finally:
+        builder.close()
+
+
+@pytest.fixture(scope="session")
+def test_image(image):
+    """The directory of the image's files."""
+    return CACHE / "images" / image["id"]
+
+
+@pytest.fixture
+def banger(tmp_path, image, request):
+    """An installation of the test's own; fails the test if anything is left at its end."""
+    installation = Installation(tmp_path)
+    yield installation
+    failed = getattr(request.node, "failed", False)
+    if failed:
+        print(installation.logs())
+    left = installation.close()
+    assert not left, f"left behind: {left}"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, image):
+    """An installation for all tests of a module that leave its VM as it was."""
+    installation = Installation(tmp_path_factory.mktemp("shared"))
+    yield installation
+    left = installation.close()
+    assert not left, f"left behind: {left}"
+
+
+@pytest.fixture(scope="module")
+def vm(shared):
+    """A running VM named ``box`` of the module's own."""
+    began = time.monotonic()
+    shared.create("box")
+    print(f"created in {time.monotonic() - began:.1f} s")
+    return shared
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    outcome = yield
+    report = outcome.get_result()
+    if report.when == "call":
+        item.failed = report.failed
+
+
+@pytest.fixture(autouse=True)
+def no_open_files_are_left(request):
+    """A test may not leave descriptors open in this process."""
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    after = len(os.listdir("/proc/self/fd"))
+    assert after <= before + 3, f"{after - before} descriptors were left open"

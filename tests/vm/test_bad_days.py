@@ -1,0 +1,291 @@
+"""Bad input and bad days: a clear error with a next step, and nothing left behind."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from tests.framework.installation import CACHE, Installation, wait_until
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        (["--name", ""], 2),
+        (["--name", "x" * 200], 2),
+        (["--name", "naïve"], 2),
+        (["--name", "../x"], 2),
+        (["--vcpus", "0"], 2),
+        (["--memory", "0"], 2),
+        (["--memory", "99999999999T"], 2),
+        (["--disk-size", "1M"], 2),
+        (["--disk-size", "1G"], 2),
+        (["--work-size", "banana"], 2),
+        (["--image", "plan9"], 3),
+        (["--forward", "x:y"], 2),
+        (["--network", "bridge"], 5),
+        (["--vmm", "firecracker"], 5),
+    ],
+)
+def test_bad_input_gets_an_error_with_a_next_step(vm, options, status):
+    done = vm.run("vm", "create", *options, check=False)
+    assert done.returncode == status, done.stderr
+    assert "error:" in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert [machine["name"] for machine in vm.json("vm", "list")] == ["box"]
+
+
+def test_a_taken_name_is_refused(vm):
+    done = vm.create("box", check=False)
+    assert done.returncode == 4
+    assert "taken" in done.stderr
+
+
+def test_unknown_vms_are_status_3(vm):
+    for verb in ("show", "start", "stop", "delete", "ssh", "logs", "health"):
+        assert vm.run("vm", verb, "nobody", check=False).returncode == 3
+
+
+def test_without_qemu_create_names_the_package(tmp_path, image):
+    banger = Installation(tmp_path / "x", qemu_path="/nonexistent/qemu")
+    try:
+        done = banger.create("one", check=False)
+        assert done.returncode == 5, done.stderr
+        assert "hint:" in done.stderr
+        assert banger.json("vm", "list") == []
+    finally:
+        assert banger.close() == []
+
+
+def test_a_broken_qemu_is_told_in_its_own_words(tmp_path, image):
+    fake = tmp_path / "qemu"
+    fake.write_text(
+        "#!/bin/sh\ncase $1 in --version) echo 'QEMU emulator version 9.9.9';; "
+        "-machine) echo 'microvm';; *) echo 'qemu: my disk is full of eels' >&2; exit 1;; esac\n"
+    )
+    fake.chmod(0o755)
+    banger = Installation(tmp_path / "x", qemu_path=str(fake))
+    try:
+        done = banger.create("one", check=False)
+        assert done.returncode in {1, 5}
+        assert "full of eels" in done.stderr
+        assert banger.json("vm", "list") == []
+    finally:
+        assert banger.close() == []
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate"])
+def test_damaged_image_files_are_named_before_a_start(tmp_path, image, damage):
+    banger = Installation(tmp_path / "x")
+    (banger.state / "images").unlink()
+    copy = banger.state / "images" / image["id"]
+    subprocess.run(
+        ["cp", "-a", "--sparse=always", CACHE / "images" / image["id"], tmp_path / "copy"],
+        check=True,
+    )
+    copy.parent.mkdir()
+    shutil.move(tmp_path / "copy", copy)
+    try:
+        banger.create("one", "--no-start")
+        victim = copy / "initramfs.img"
+        if damage == "delete":
+            victim.unlink()
+        else:
+            os.chmod(victim, 0o644)
+            os.truncate(victim, 1000)
+        done = banger.run("vm", "start", "one", check=False)
+        assert done.returncode == 5, done.stderr
+        assert "initramfs.img" in done.stderr
+        assert "image build" in done.stderr
+        assert banger.vm("one")["state"] == "stopped"
+    finally:
+        assert banger.close() == []
+
+
+def test_a_damaged_database_is_kept_aside_and_the_vms_recovered(banger):
+    banger.create("one", "--no-start")
+    banger.run("daemon", "stop")
+    (banger.state / "banger.db").write_bytes(b"this is no database" * 1000)
+    assert banger.vm("one")["state"] == "stopped"
+    assert list(banger.state.glob("banger.db.corrupt-*"))
+    assert "damaged" in banger.run("daemon", "status").stdout
+    banger.run("vm", "start", "one")
+    assert banger.vm("one")["ready"]
+
+
+def test_a_stale_socket_and_lock_are_no_obstacle(banger):
+    banger.run("vm", "list")
+    banger.kill_daemon()
+    assert (banger.runtime / "bangerd.sock").exists()
+    assert banger.json("vm", "list") == []
+
+
+def test_a_second_daemon_leaves_the_first_alone(banger):
+    banger.run("vm", "list")
+    pid = banger.daemon_pid()
+    done = subprocess.run(["python3", "-c", ""], check=False)
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "banger.daemon.main"],
+        env=banger.env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, "already" in done.stderr) == (0, True)
+    assert banger.daemon_pid() == pid
+
+
+def test_two_first_commands_at_once_both_succeed(banger):
+    running = [
+        banger.start("vm", "list", stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)
+    ]
+    for process in running:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+
+
+def test_a_socket_path_that_is_too_long_is_explained(tmp_path, image):
+    banger = Installation(tmp_path / "x")
+    done = banger.run(
+        "vm", "list", check=False, env={"BANGER_RUNTIME_DIR": str(tmp_path / ("y" * 120))}
+    )
+    assert done.returncode in {2, 5}
+    assert "BANGER_RUNTIME_DIR" in done.stderr
+    assert banger.close() == []
+
+
+def test_a_state_directory_that_cannot_be_written_is_explained(tmp_path, image):
+    (tmp_path / "file").write_text("")
+    banger = Installation(tmp_path / "x")
+    done = banger.run(
+        "vm", "list", check=False, env={"BANGER_STATE_DIR": str(tmp_path / "file" / "state")}
+    )
+    assert done.returncode in {5, 7}, done.stderr
+    assert "Traceback" not in done.stderr
+    assert banger.close() == []
+
+
+@contextlib.contextmanager
+def small_disk(directory, size_mib):
+    """A file system of its own, with so much room."""
+    image_file = directory / "disk.img"
+    with image_file.open("wb") as file:
+        file.truncate(size_mib << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image_file)], check=True)
+    mount = directory / "disk"
+    mount.mkdir()
+    subprocess.run(["mount", "-o", "loop", str(image_file), str(mount)], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a loop mount needs root")
+def test_a_full_state_disk_is_said_to_be_full(tmp_path, image):
+    with small_disk(tmp_path, 48) as disk:
+        banger = Installation(disk / "x")
+        try:
+            done = banger.create("one", check=False)
+            assert done.returncode == 5, done.stderr
+            assert "space" in done.stderr or "full" in done.stderr
+            assert banger.json("vm", "list") == []
+        finally:
+            assert banger.close() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a loop mount needs root")
+def test_a_read_only_state_disk_is_said_to_be_read_only(tmp_path, image):
+    with small_disk(tmp_path, 64) as disk:
+        banger = Installation(disk / "x")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        done = banger.run("vm", "list", check=False)
+        assert done.returncode in {5, 7}, done.stderr
+        assert "ead-only" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert banger.close() == []
+
+
+def test_ctrl_c_in_create_detaches_and_the_operation_goes_on(banger):
+    process = banger.start(
+        "vm",
+        "create",
+        "--name",
+        "one",
+        "--memory",
+        "512M",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    seen = threading.Event()
+    lines = []
+
+    def read():
+        for line in process.stderr:
+            lines.append(line)
+            if "disks" in line:
+                seen.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert seen.wait(60), lines
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    thread.join(10)
+    process.stdout.close()
+    process.stderr.close()
+    assert "banger op wait" in "".join(lines)
+    wait_until(lambda: banger.vm("one")["ready"], 120)
+
+
+@pytest.mark.timeout(900)
+def test_twenty_creates_at_once_all_succeed(banger):
+    running = [
+        banger.start(
+            "vm",
+            "create",
+            "--name",
+            f"vm-{n}",
+            "--memory",
+            "256M",
+            "--work-size",
+            "1G",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(20)
+    ]
+    failures = []
+    for process in running:
+        out, err = process.communicate(timeout=850)
+        if process.returncode:
+            failures.append(out + err)
+    assert failures == []
+    vms = banger.json("vm", "list")
+    assert [vm["ready"] for vm in vms] == [True] * 20
+    assert len({vm["status"]["ip"] for vm in vms}) == 20
+    banger.run("vm", "delete", "--all", timeout=300)
+    assert banger.json("vm", "list") == []
+
+
+def test_a_port_that_is_taken_is_named(banger):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = banger.create("one", "--forward", f"{port}:80", check=False)
+        assert done.returncode == 4, done.stderr
+        assert str(port) in done.stderr
+    assert banger.json("vm", "list") == []

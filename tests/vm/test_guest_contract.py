@@ -1,0 +1,54 @@
+"""The guest contract on a real guest: the agent over virtio-serial."""
+
+import asyncio
+import os
+
+import pytest
+
+from banger.guest.connection import connect_guest
+from banger.model.machine import VmPaths
+from tests.framework.guest_contract import GuestContract, run
+
+
+@pytest.fixture(scope="module")
+def paths(vm):
+    """The daemon is stopped meanwhile: a virtio-serial port has one client at a time."""
+    record = vm.vm("box")
+    vm.run("daemon", "stop")
+    yield VmPaths(vm.state / "vms" / record["id"], vm.runtime / "vms" / record["id"])
+    assert vm.vm("box")["state"] == "running"  # a new daemon has adopted it
+
+
+@pytest.fixture
+async def guest(paths):
+    guest = connect_guest(paths)
+    await guest.wait_connected(30)
+    yield guest
+    await guest.close()
+
+
+@pytest.mark.timeout(300)
+class TestRealGuest(GuestContract):
+    """The contract."""
+
+
+async def test_the_channel_survives_hosts_that_vanish_in_mid_frame(paths):
+    """Twenty hosts cut off at random places; each successor gets a working channel."""
+    from banger.wire.mux import Mux
+
+    for number in range(20):
+        async with asyncio.timeout(20):
+            mux = await Mux.connect(paths.agent_socket)
+        frame = (
+            (number).to_bytes(4, "big")
+            + b"\x04"
+            + (32 * 1024).to_bytes(4, "big")
+            + os.urandom(32 * 1024)
+        )
+        mux._writer.write(frame[: number * 1700])
+        mux._writer.transport.abort()
+        await mux.close()
+    guest = connect_guest(paths)
+    await guest.wait_connected(20)
+    assert (await run(guest, "echo", "alive"))[0] == b"alive\n"
+    await guest.close()

@@ -1,0 +1,289 @@
+"""The life of a real Debian guest, driven by the CLI as a user would."""
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from tests.framework.installation import wait_until
+
+STAGES = [
+    "validate",
+    "reserve",
+    "disks",
+    "identity",
+    "network",
+    "vmm",
+    "boot",
+    "agent",
+    "services",
+    "ready",
+]
+
+
+def guest_run(banger, name, *argv, **options):
+    return banger.run("vm", "exec", name, "--", *argv, **options).stdout
+
+
+def test_create_prints_the_stages_and_leaves_a_ready_debian(vm):
+    record = vm.vm("box")
+    assert record["state"] == "running"
+    assert record["ready"] is True
+    assert record["status"]["vmm"] == "qemu"
+    operation = vm.json("op", "list")[-1]
+    creates = [op for op in vm.json("op", "list") if op["kind"] == "vm.create"]
+    assert [stage["name"] for stage in creates[0]["stages"]] == STAGES
+    assert operation
+    assert 'PRETTY_NAME="Debian' in guest_run(vm, "box", "cat", "/etc/os-release")
+
+
+def test_systemd_is_running_with_no_failed_unit(vm):
+    state = wait_until(
+        lambda: (
+            (
+                out := vm.run(
+                    "vm", "exec", "box", "--", "systemctl", "is-system-running", check=False
+                ).stdout.strip()
+            )
+            not in {"starting", "initializing"}
+            and out
+        ),
+        60,
+    )
+    failed = guest_run(vm, "box", "systemctl", "--failed", "--no-legend")
+    assert (state, failed) == ("running", "")
+
+
+def test_ssh_runs_a_command_and_gives_its_status(vm):
+    assert (
+        vm.run("vm", "ssh", "box", "--", "echo", "hello", "from", "$(hostname)").stdout
+        == "hello from box\n"
+    )
+    assert vm.run("vm", "ssh", "box", "--", "exit 7", check=False).returncode == 7
+
+
+def test_the_work_disk_is_roots_home(vm):
+    assert guest_run(vm, "box", "findmnt", "-no", "SOURCE", "/root").strip() == "/dev/vdb"
+    size = int(guest_run(vm, "box", "df", "--output=size", "-B1", "/root").split()[1])
+    assert 0.9 * 2**30 < size <= 2**30
+
+
+def test_the_root_file_system_fills_its_drive(banger):
+    banger.create("big", "--disk-size", "12G")
+    sizes = wait_until(
+        lambda: (
+            (size := int(guest_run(banger, "big", "df", "--output=size", "-B1", "/").split()[1]))
+            > 11 * 2**30
+            and size
+        ),
+        30,
+    )
+    assert sizes
+
+
+def test_stop_start_and_restart_keep_disks_identity_and_port(banger):
+    banger.create("one")
+    guest_run(banger, "one", "sh", "-c", "echo kept > /root/file; echo kept > /etc/file; sync")
+    identity = guest_run(
+        banger, "one", "cat", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub"
+    )
+    port = banger.vm("one")["status"]["forwards"]
+    boot_id = banger.json("vm", "health", "one")["boot_id"]
+    banger.run("vm", "stop", "one")
+    stopped = banger.vm("one")
+    assert (stopped["state"], stopped["ready"], stopped["status"]["pid"]) == (
+        "stopped",
+        False,
+        None,
+    )
+    assert not [p for p in banger.processes().values() if "qemu" in p]
+    banger.run("vm", "start", "one")
+    banger.run("vm", "restart", "one")
+    assert guest_run(banger, "one", "cat", "/root/file", "/etc/file") == "kept\nkept\n"
+    assert (
+        guest_run(banger, "one", "cat", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub")
+        == identity
+    )
+    assert banger.vm("one")["status"]["forwards"] == port
+    assert banger.json("vm", "health", "one")["boot_id"] != boot_id
+    assert banger.run("vm", "ssh", "one", "--", "true").returncode == 0
+
+
+def test_set_changes_a_stopped_vm(banger):
+    banger.create("one")
+    refused = banger.run("vm", "set", "one", "--vcpus", "1", check=False)
+    assert refused.returncode == 4
+    assert "is running" in refused.stderr
+    banger.run("vm", "stop", "one")
+    banger.run(
+        "vm", "set", "one", "--name", "two", "--vcpus", "1", "--memory", "640M", "--work-size", "3G"
+    )
+    banger.run("vm", "start", "two")
+    assert guest_run(banger, "two", "nproc").strip() == "1"
+    assert guest_run(banger, "two", "hostname").strip() == "two"
+    assert (
+        int(guest_run(banger, "two", "df", "--output=size", "-B1", "/root").split()[1])
+        > 2.7 * 2**30
+    )
+    assert banger.run("vm", "ssh", "two", "--", "true").returncode == 0
+
+
+def test_two_vms_share_no_identity_and_list_shows_both(banger):
+    banger.create("one")
+    banger.create("two")
+    script = "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub /etc/banger/agent-token; hostname; cat /proc/sys/kernel/random/boot_id"
+    one = guest_run(banger, "one", "sh", "-c", script).splitlines()
+    two = guest_run(banger, "two", "sh", "-c", script).splitlines()
+    assert not set(one) & set(two)
+    assert {vm["name"] for vm in banger.json("vm", "list")} == {"one", "two"}
+    banger.run("vm", "delete", "one")
+    assert [vm["name"] for vm in banger.json("vm", "list")] == ["two"]
+
+
+def test_run_with_rm_gives_the_commands_status_and_leaves_nothing(banger):
+    done = banger.run(
+        "run",
+        "--rm",
+        "--name",
+        "gone",
+        "--memory",
+        "512M",
+        "--",
+        "sh",
+        "-c",
+        "echo inside; exit 3",
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.endswith("inside\n")
+    assert banger.json("vm", "list") == []
+    assert banger.leftovers() == [] or all(
+        "net" in item or "slirp" in item or "holder" in item for item in banger.leftovers()
+    )
+
+
+def test_pause_stops_the_guest_and_resume_lets_it_go_on(banger):
+    banger.create("one")
+    banger.run("vm", "pause", "one")
+    assert banger.vm("one")["state"] == "paused"
+    assert banger.json("vm", "health", "one", check=False)["reachable"] is False
+    banger.run("vm", "resume", "one")
+    assert guest_run(banger, "one", "echo", "awake") == "awake\n"
+
+
+def test_a_guest_that_powers_off_by_itself_is_stopped(banger):
+    banger.create("one")
+    banger.run("vm", "exec", "one", "--", "systemctl", "poweroff", check=False)
+    wait_until(lambda: banger.vm("one")["state"] == "stopped", 60)
+    assert banger.vm("one")["status"]["last_error"] is None
+
+
+def test_a_guest_that_reboots_comes_back(banger):
+    banger.create("one")
+    before = banger.json("vm", "health", "one")["boot_id"]
+    banger.run("vm", "exec", "one", "--", "systemctl", "reboot", check=False)
+    wait_until(
+        lambda: (
+            banger.json("vm", "health", "one", check=False).get("boot_id", before)
+            not in {"", before}
+        ),
+        90,
+    )
+    wait_until(lambda: banger.vm("one")["ready"], 60)
+
+
+def test_a_guest_that_panics_is_shown_with_the_consoles_last_lines(banger):
+    banger.create("one")
+    banger.run(
+        "vm",
+        "exec",
+        "one",
+        "--",
+        "sh",
+        "-c",
+        "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger",
+        check=False,
+        timeout=60,
+    )
+    record = wait_until(lambda: (vm := banger.vm("one"))["state"] == "failed" and vm, 60)
+    assert "panicked" in record["status"]["last_error"]["what"]
+    assert "Kernel panic" in record["status"]["last_error"]["detail"]
+    banger.run("vm", "start", "one")
+    assert banger.vm("one")["ready"]
+
+
+def test_a_guest_that_never_gets_ready_times_out_with_the_consoles_tail(banger):
+    done = banger.create("one", "--timeout", "2.5", check=False)
+    assert done.returncode == 6, done.stderr
+    assert "console" in done.stderr
+    assert "hint:" in done.stderr
+    record = banger.vm("one")
+    assert record["state"] == "stopped"
+    assert record["status"]["last_error"]["code"] == "guest-not-ready"
+    banger.run("vm", "delete", "one")
+
+
+def test_console_and_vmm_logs_can_be_read(vm):
+    assert "banger: booted" in vm.run("vm", "logs", "box").stdout
+
+
+def test_stats_and_ports_show_host_and_guest(vm):
+    stats = vm.json("vm", "stats", "box")
+    assert stats["vmm_rss_bytes"] > 50 << 20
+    assert stats["guest_memory_total_bytes"] > 300 << 20
+    ports = vm.json("vm", "ports", "box")
+    (ssh,) = [port for port in ports if port["port"] == 22 and port["protocol"] == "tcp"]
+    assert ssh["host_port"]
+
+
+def test_copies_in_and_out_are_byte_exact(vm, tmp_path):
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub" / "blob").write_bytes(os.urandom(3_000_000))
+    (tree / "run").write_text("#!/bin/sh\n")
+    (tree / "run").chmod(0o755)
+    (tree / "link").symlink_to("run")
+    vm.run("vm", "cp", str(tree), "box:/root/copied")
+    back = tmp_path / "back"
+    vm.run("vm", "cp", "box:/root/copied", str(back))
+    assert subprocess.run(["diff", "-r", "--no-dereference", tree, back]).returncode == 0
+    assert (back / "run").stat().st_mode & 0o777 == 0o755
+    assert os.readlink(back / "link") == "run"
+    guest_run(vm, "box", "rm", "-rf", "/root/copied")
+
+
+def test_plain_ssh_scp_and_rsync_work_through_the_include(vm, tmp_path):
+    config = vm.run("setup", "ssh", "--print").stdout
+    path = tmp_path / "ssh_config"
+    include = re.search(r"Include (\S+)", config)
+    path.write_text(f"Include {include[1].strip(chr(34))}\n" if include else config)
+    env = {**vm.env, "PATH": os.environ["PATH"]}
+    (tmp_path / "file").write_bytes(b"x" * 100_000)
+    ssh = ["ssh", "-F", str(path)]
+    assert (
+        subprocess.run(
+            [*ssh, "box.banger", "hostname"], env=env, capture_output=True, text=True
+        ).stdout
+        == "box\n"
+    )
+    assert (
+        subprocess.run(
+            ["scp", "-q", "-F", str(path), str(tmp_path / "file"), "box.banger:/tmp/f"], env=env
+        ).returncode
+        == 0
+    )
+    assert (
+        subprocess.run(
+            ["rsync", "-e", " ".join(ssh), "box.banger:/tmp/f", str(tmp_path / "g")], env=env
+        ).returncode
+        == 0
+    )
+    assert (tmp_path / "g").read_bytes() == b"x" * 100_000
+
+
+@pytest.mark.parametrize("mode", ["none"])
+def test_a_vm_without_network_is_still_reached_through_the_agent(banger, mode):
+    banger.create("alone", "--network", mode)
+    assert guest_run(banger, "alone", "sh", "-c", "ls /sys/class/net").split() == ["lo"]
+    assert banger.run("vm", "ssh", "alone", "--", "echo", "hi").stdout == "hi\n"
