@@ -7,25 +7,23 @@ The overlay is an empty qcow2 whose backing file is the image's raw rootfs. The 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-import struct
 from pathlib import Path
 
 from banger.host import fs
 from banger.host.exec import find_program, run
-from banger.model.errors import CommandFailedError, HostLacksError, InvalidInputError, RefusedError
+from banger.model.errors import HostLacksError, InvalidInputError, RefusedError
 from banger.model.machine import BootStack, VmPaths
 from banger.model.spec import VmSpec
 from banger.model.units import MIB, format_size
+from banger.storage import disk_format
+from banger.storage.faults import clear_error, no_space
 
 RESERVE_BYTES = 64 * MIB  # room that a VM's first minutes surely need
 _TOOL_S = 60.0
-_QCOW2_MAGIC = 0x514649FB  # docs/interop/qcow2.txt of QEMU, as are the header's fields
-_HEADER = struct.Struct(
-    ">IIQIIQ"
-)  # magic, version, backing name offset, its length, cluster bits, virtual size
-_EXT4_SUPERBLOCK, _EXT4_MAGIC = 1024, 0xEF53  # ext4's superblock lies at byte 1024; magic at 0x38
+_FSCK_S = 600.0
+_FSCK_FINE = {0, 1}  # e2fsck(8): 1 is "errors corrected"
+_QCOW2_FINE = {0, 3}  # qemu-img(1): 3 is "leaked clusters", which cost space and nothing else
 
 
 class QcowStorage:
@@ -33,79 +31,77 @@ class QcowStorage:
 
     async def check_image(self, boot: BootStack) -> None:
         """Every file of the image is there with the size that its manifest states."""
-        for path in (boot.kernel, boot.initramfs, boot.rootfs, boot.work_seed):
+        for path in _image_files(boot):
             entry = boot.manifest.files.get(path.name)
-            _check_size(
-                path,
-                entry.size_bytes if entry else None,
-                f"banger image build {boot.manifest.name} --force",
-            )
+            _check_size(path, entry.size_bytes if entry else None, _rebuild(boot))
 
-    async def create(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> str:
-        """Make both disks at once."""
-        self._check_sizes(boot, spec)
-        _check_space(paths.state, fs.allocated_bytes(boot.work_seed) + RESERVE_BYTES)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._make_overlay(boot, spec, paths))
-                how = group.create_task(self._make_work(boot, spec, paths))
-        except BaseExceptionGroup as errors:
-            await self.delete(paths)
-            raise _clear(errors.exceptions[0], paths) from errors
-        return f"qcow2, {how.result()}"
-
-    def _check_sizes(self, boot: BootStack, spec: VmSpec) -> None:
-        for what, option, asked, least in (
-            ("disk size", "--disk-size", spec.disk_bytes, boot.rootfs.stat().st_size),
-            ("work size", "--work-size", spec.work_bytes, boot.work_seed.stat().st_size),
-        ):
-            if asked < least:
-                raise InvalidInputError(
-                    f"{what} {format_size(asked)} is below the image's {format_size(least)}",
-                    hint=f"choose {option} {format_size(least)} or more",
+    async def verify_image(self, boot: BootStack) -> None:
+        """As `check_image`, and every byte is as it was built: reads all of it, seconds an image."""
+        await self.check_image(boot)
+        for path in _image_files(boot):
+            entry = boot.manifest.files.get(path.name)
+            if entry and await asyncio.to_thread(fs.sparse_digest, path) != entry.digest:
+                raise HostLacksError(
+                    f"{path} is not what was built",
+                    detail="its digest differs from the manifest's",
+                    hint=_rebuild(boot),
                 )
 
-    async def _make_overlay(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> None:
-        tool = find_program("qemu-img", package="qemu-utils")
-        argv = [tool, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(boot.rootfs)]
-        await run([*argv, str(paths.overlay), str(spec.disk_bytes)], timeout_s=_TOOL_S)
-        paths.overlay.chmod(0o600)
-
-    async def _make_work(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> str:
-        how = await asyncio.to_thread(fs.clone_file, boot.work_seed, paths.work)
-        if spec.work_bytes > boot.work_seed.stat().st_size:
-            await _grow(paths.work, spec.work_bytes)
-        return how
+    async def create(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> str:
+        """Make both disks at once; a few words on how. Disks that are there already are never touched."""
+        _check_asked(boot, spec)
+        for path in (paths.overlay, paths.work):
+            if path.exists():
+                raise RefusedError(f"{path} is there already", hint=_delete(paths))
+        try:
+            _check_space(paths.state, await asyncio.to_thread(_needed_bytes, boot, paths))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_make_overlay(boot, spec, paths))
+                how = group.create_task(_make_work(boot, spec, paths))
+        except BaseException as error:
+            await self.delete(paths)
+            clear = clear_error(error, paths.state)
+            if clear is error:
+                raise
+            raise clear from error
+        return f"qcow2, {how.result()}"
 
     async def check(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> None:
-        """The overlay is a qcow2 over this image, the work disk an ext4 of the right size."""
-        delete = "the disk is lost; banger vm delete, and create it again"
-        _check_size(paths.overlay, None, delete)
-        _check_size(paths.work, spec.work_bytes, delete)
-        _check_overlay(paths.overlay, boot.rootfs, spec.disk_bytes)
-        with paths.work.open("rb") as file:
-            file.seek(_EXT4_SUPERBLOCK + 0x38)
-            if int.from_bytes(file.read(2), "little") != _EXT4_MAGIC:
-                raise HostLacksError(f"{paths.work} has no ext4 file system any more", hint=delete)
+        """The overlay is an intact qcow2 over this image, the work disk an ext4 of the right size."""
+        hint = _delete(paths)
+        _check_size(paths.overlay, None, hint)
+        _check_size(paths.work, spec.work_bytes, hint)
+        _check_overlay(paths.overlay, boot.rootfs, spec.disk_bytes, hint)
+        if _ext4_bytes(paths.work) is None:
+            raise HostLacksError(f"{paths.work} has no ext4 file system any more", hint=hint)
+        tool = find_program("qemu-img", package="qemu-utils")
+        done = await run(
+            [tool, "check", "-q", "-f", "qcow2", str(paths.overlay)],
+            timeout_s=_TOOL_S,
+            check=False,
+        )
+        if done.returncode not in _QCOW2_FINE:
+            detail = (done.stdout + done.stderr).decode(errors="replace")[-1000:]
+            raise HostLacksError(f"{paths.overlay} is damaged", detail=detail.strip(), hint=hint)
 
     async def grow_work(self, paths: VmPaths, size_bytes: int) -> None:
-        """Grow disk and file system; on failure the disk has its old size again."""
-        old_bytes = paths.work.stat().st_size
+        """Grow the disk of a VM that does not run, and its file system; on failure the disk has its old size again."""
+        old_bytes = _check_size(paths.work, None, _delete(paths))
         if size_bytes < old_bytes:
             raise RefusedError(
-                f"work disk {paths.work} cannot shrink", detail=f"it has {format_size(old_bytes)}"
-            )
-        checker = find_program("e2fsck", package="e2fsprogs")
-        done = await run([checker, "-f", "-p", str(paths.work)], timeout_s=600, check=False)
-        if done.returncode not in {0, 1}:  # e2fsck(8): 1 is "errors corrected"
-            raise HostLacksError(
-                f"{paths.work} is damaged", detail=done.stdout.decode(errors="replace")[-2000:]
+                f"work disk {paths.work} cannot shrink",
+                detail=f"it has {format_size(old_bytes)}, asked were {format_size(size_bytes)}",
+                hint="make a new VM with a smaller --work-size and copy what you need",
             )
         try:
+            await _repair(paths.work)
             await _grow(paths.work, size_bytes)
-        except BaseException:
-            os.truncate(paths.work, max(old_bytes, _ext4_bytes(paths.work)))
-            raise
+        except BaseException as error:
+            os.truncate(paths.work, max(old_bytes, _ext4_bytes(paths.work) or 0))
+            clear = clear_error(error, paths.state)
+            if clear is error:
+                raise
+            raise clear from error
 
     async def delete(self, paths: VmPaths) -> None:
         """Remove both disks."""
@@ -113,22 +109,77 @@ class QcowStorage:
             path.unlink(missing_ok=True)
 
 
+def _image_files(boot: BootStack) -> tuple[Path, ...]:
+    return (boot.kernel, boot.initramfs, boot.rootfs, boot.work_seed)
+
+
+def _rebuild(boot: BootStack) -> str:
+    return f"banger image build {boot.manifest.name} --force"
+
+
+def _delete(paths: VmPaths) -> str:
+    """``paths.state`` is named by the VM's id."""
+    return f"banger vm delete {paths.state.name}, and create it again"
+
+
+def _check_asked(boot: BootStack, spec: VmSpec) -> None:
+    for what, option, asked, file in (
+        ("disk size", "--disk-size", spec.disk_bytes, boot.rootfs),
+        ("work size", "--work-size", spec.work_bytes, boot.work_seed),
+    ):
+        least = _check_size(file, None, _rebuild(boot))
+        if asked < least:
+            raise InvalidInputError(
+                f"{what} {format_size(asked)} is below the image's {format_size(least)}",
+                hint=f"choose {option} {format_size(least)} or more",
+            )
+
+
+def _needed_bytes(boot: BootStack, paths: VmPaths) -> int:
+    """What the disks take at once: a copy of the seed's data, unless its blocks are shared."""
+    same = boot.work_seed.stat().st_dev == paths.state.stat().st_dev
+    shared = same and fs.supports_reflink(paths.state)
+    return RESERVE_BYTES + (0 if shared else fs.allocated_bytes(boot.work_seed))
+
+
+async def _make_overlay(boot: BootStack, spec: VmSpec, paths: VmPaths) -> None:
+    os.close(os.open(paths.overlay, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    tool = find_program("qemu-img", package="qemu-utils")
+    argv = [tool, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(boot.rootfs)]
+    await run([*argv, str(paths.overlay), str(spec.disk_bytes)], timeout_s=_TOOL_S)
+
+
+async def _make_work(boot: BootStack, spec: VmSpec, paths: VmPaths) -> str:
+    how = await asyncio.to_thread(fs.clone_file, boot.work_seed, paths.work)
+    if spec.work_bytes > boot.work_seed.stat().st_size:
+        await _grow(paths.work, spec.work_bytes)
+    return how
+
+
 async def _grow(path: Path, size_bytes: int) -> None:
     os.truncate(path, size_bytes)
     await run([find_program("resize2fs", package="e2fsprogs"), str(path)], timeout_s=_TOOL_S)
 
 
-def _ext4_bytes(path: Path) -> int:
-    """Size of the ext4 in ``path`` by its superblock: block count at 0x4, log2 of the block size less 10 at 0x18."""
+async def _repair(path: Path) -> None:
+    """What resize2fs demands of a file system that was mounted: its journal replayed, everything looked at."""
+    tool = find_program("e2fsck", package="e2fsprogs")
+    done = await run([tool, "-f", "-p", str(path)], timeout_s=_FSCK_S, check=False)
+    if done.returncode not in _FSCK_FINE:
+        raise HostLacksError(
+            f"the file system of {path} is damaged",
+            detail=(done.stdout + done.stderr).decode(errors="replace")[-2000:].strip(),
+            hint=f"e2fsck -f {path}",
+        )
+
+
+def _ext4_bytes(path: Path) -> int | None:
     with path.open("rb") as file:
-        file.seek(_EXT4_SUPERBLOCK)
-        block = file.read(256)
-    low, log = struct.unpack_from("<I", block, 0x4)[0], struct.unpack_from("<I", block, 0x18)[0]
-    high = struct.unpack_from("<I", block, 0x150)[0] if len(block) > 0x154 else 0
-    return int((high << 32 | low) << (10 + log))
+        return disk_format.read_ext4_bytes(file.read(disk_format.EXT4_HEAD_BYTES))
 
 
-def _check_size(path: Path, size_bytes: int | None, hint: str) -> None:
+def _check_size(path: Path, size_bytes: int | None, hint: str) -> int:
+    """The size of ``path``, which must be there and, if given, have ``size_bytes``."""
     try:
         real = path.stat().st_size
     except FileNotFoundError:
@@ -139,45 +190,27 @@ def _check_size(path: Path, size_bytes: int | None, hint: str) -> None:
             detail=f"it has {real} bytes, {size_bytes} were expected",
             hint=hint,
         )
+    return real
 
 
-def _check_overlay(path: Path, rootfs: Path, size_bytes: int) -> None:
+def _check_overlay(path: Path, rootfs: Path, size_bytes: int, hint: str) -> None:
     with path.open("rb") as file:
-        header = file.read(_HEADER.size)
-        if len(header) == _HEADER.size:
-            magic, _, offset, length, _, virtual = _HEADER.unpack(header)
-            file.seek(offset)
-            backing = file.read(length) if 0 < length < 1024 else b""
-            if magic == _QCOW2_MAGIC and virtual == size_bytes and backing == os.fsencode(rootfs):
-                return
-    raise HostLacksError(
-        f"{path} is damaged: no qcow2 of {format_size(size_bytes)} over {rootfs}",
-        hint="the VM's disk is lost; delete the VM and create it again",
-    )
+        head = disk_format.read_qcow2(file.read(disk_format.QCOW2_HEAD_BYTES))
+    if head is None or head.corrupt:
+        raise HostLacksError(f"{path} is damaged: no qcow2 any more", hint=hint)
+    wanted = disk_format.Qcow2Head(size_bytes, os.fsencode(rootfs), corrupt=False)
+    if head != wanted:
+        raise HostLacksError(
+            f"{path} is not this VM's disk",
+            detail=f"it has {format_size(head.size_bytes)} over {os.fsdecode(head.backing) or 'nothing'}; "
+            f"expected were {format_size(size_bytes)} over {rootfs}",
+            hint=hint,
+        )
 
 
 def _check_space(directory: Path, needed_bytes: int) -> None:
     free = fs.free_bytes(directory)
     if free < needed_bytes:
-        raise _no_space(
+        raise no_space(
             directory, f"{format_size(free)} are free, {format_size(needed_bytes)} are needed"
         )
-
-
-def _no_space(directory: Path, detail: str) -> HostLacksError:
-    return HostLacksError(
-        f"no space for a VM's disks on {directory}",
-        detail=detail,
-        hint="banger vm list, and delete what you do not need",
-    )
-
-
-def _clear(error: BaseException, paths: VmPaths) -> BaseException:
-    """The plainest error for what went wrong."""
-    if isinstance(error, OSError):
-        if error.errno == errno.ENOSPC:
-            return _no_space(paths.state, str(error))
-        return HostLacksError(f"cannot make disks in {paths.state}", detail=str(error))
-    if isinstance(error, CommandFailedError) and "No space left" in error.detail:
-        return _no_space(paths.state, error.detail)
-    return error

@@ -54,7 +54,7 @@ def build(
         program,
         "-name", f"banger-{request.vm_id}",
         "-uuid", str(uuid.uuid5(_VM_NAMESPACE, request.vm_id)),
-        "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-S",
         "-sandbox", _SANDBOX,
         "-machine", "microvm,pit=on,pic=on,rtc=on,acpi=on",
         *_accel(accel),

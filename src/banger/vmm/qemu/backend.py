@@ -85,6 +85,7 @@ class QemuVmm:
             vmm = RunningQemu(identity, request.paths, accel, log_from_bytes=log_from)
             undo.push("let go of QEMU", vmm.close)
             await _until_greeting(request, vmm, log_from)
+            await vmm.resume()  # it waits until we listen, so that no last word of its is lost
             for listener in listeners:
                 listener.close()
             undo.release()

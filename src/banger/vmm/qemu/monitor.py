@@ -107,7 +107,8 @@ class Monitor:
                 async with asyncio.timeout(timeout_s):
                     while client.runstate is Runstate.RUNNING:
                         await client.runstate_changed()
-        return [*self._events, *(client.events.clear() if client else ())]
+        await self._drop()
+        return self._events
 
     async def close(self) -> None:
         """Disconnect; QEMU runs on."""
