@@ -1,0 +1,1 @@
+"""Adapters in memory that pass the same contract suites as the real ones."""

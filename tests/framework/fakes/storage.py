@@ -1,0 +1,68 @@
+"""Disks that are small text files: they keep every promise of the port, cost nothing, and fail when told to."""
+
+from banger.model.errors import HostLacksError, InvalidInputError, RefusedError
+
+
+class FakeStorage:
+    """See `engine.ports.Storage`. ``free_bytes`` is what the fake host has left."""
+
+    def __init__(self, free_bytes=1 << 40):
+        self.free_bytes = free_bytes
+
+    async def check_image(self, boot):
+        for path in (boot.kernel, boot.initramfs, boot.rootfs, boot.work_seed):
+            entry = boot.manifest.files.get(path.name)
+            _there(path, f"banger image build {boot.manifest.name} --force")
+            if entry and path.stat().st_size != entry.size_bytes:
+                raise HostLacksError(
+                    f"{path} has the wrong size",
+                    hint=f"banger image build {boot.manifest.name} --force",
+                )
+
+    async def create(self, boot, spec, paths):
+        for name, asked, file in (
+            ("disk", spec.disk_bytes, boot.rootfs),
+            ("work", spec.work_bytes, boot.work_seed),
+        ):
+            least = file.stat().st_size
+            if asked < least:
+                raise InvalidInputError(
+                    f"{name} size is too small", hint=f"choose --{name}-size {least >> 20}M or more"
+                )
+        for path in (paths.overlay, paths.work):
+            if path.exists():
+                raise RefusedError(f"{path} is there already")
+        if self.free_bytes < 64 << 20:
+            raise HostLacksError(
+                f"no space for a VM's disks on {paths.state}",
+                detail=f"{self.free_bytes} are free",
+                hint="banger vm list",
+            )
+        paths.overlay.write_text(f"{spec.disk_bytes} {boot.rootfs}\n")
+        paths.work.write_text(f"{spec.work_bytes}\n")
+        return "fake"
+
+    async def check(self, boot, spec, paths):
+        hint = f"banger vm delete {paths.state.name}, and create it again"
+        for path, wanted in (
+            (paths.overlay, f"{spec.disk_bytes} {boot.rootfs}\n"),
+            (paths.work, f"{spec.work_bytes}\n"),
+        ):
+            _there(path, hint)
+            if path.read_text() != wanted:
+                raise HostLacksError(f"{path} is damaged", hint=hint)
+
+    async def grow_work(self, paths, size_bytes):
+        _there(paths.work, f"banger vm delete {paths.state.name}, and create it again")
+        if size_bytes < int(paths.work.read_text()):
+            raise RefusedError(f"work disk {paths.work} cannot shrink", hint="make a new VM")
+        paths.work.write_text(f"{size_bytes}\n")
+
+    async def delete(self, paths):
+        for path in (paths.overlay, paths.work):
+            path.unlink(missing_ok=True)
+
+
+def _there(path, hint):
+    if not path.exists():
+        raise HostLacksError(f"{path} is missing", hint=hint)
