@@ -299,13 +299,13 @@ class World:
 
     def context(self, **changes):
         store = self.open_store()
-        parts = dict(
-            store=store, board=Board(store), vmm=FakeVmm(self), storage=FakeStorage(self), network=FakeNetwork(self),
-            relays=FakeRelays(self), images=FakeImages(self, self.directory), identity=FakeIdentity(self),
-            guests=lambda paths: FakeGuest(self, paths),
-            console_tail=lambda paths: paths.console_log.read_text() if paths.console_log.exists() else "",
-            places=self.places, boot_slots=asyncio.Semaphore(2), timeouts=Timeouts(ready_s=5, shutdown_s=0.3, agent_call_s=0.2),
-        )  # fmt: skip
+        parts = {
+            "store": store, "board": Board(store), "vmm": FakeVmm(self), "storage": FakeStorage(self), "network": FakeNetwork(self),
+            "relays": FakeRelays(self), "images": FakeImages(self, self.directory), "identity": FakeIdentity(self),
+            "guests": lambda paths: FakeGuest(self, paths),
+            "console_tail": lambda paths: paths.console_log.read_text() if paths.console_log.exists() else "",
+            "places": self.places, "boot_slots": asyncio.Semaphore(2), "timeouts": Timeouts(ready_s=5, shutdown_s=0.3, agent_call_s=0.2),
+        }  # fmt: skip
         return Context(**{**parts, **changes})
 
     def engine(self, **changes):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 
 from banger import __version__
 from banger.daemon.service import Service
@@ -35,8 +34,8 @@ def _console_tail(paths: VmPaths) -> str:
 
 def compose(config: Config) -> Service:
     """The service of a daemon; opens the store, touches nothing else of the host yet."""
-    state_dir, runtime_dir = Path(config.state_dir), Path(config.runtime_dir)
-    store = Store(state_dir / "banger.db")
+    state_dir, runtime_dir = config.state_dir, config.runtime_dir
+    store = Store(config.database_path)
     vmm = QemuVmm(accel=config.accel, program=config.qemu_path)
     context = Context(
         store=store,
@@ -45,7 +44,7 @@ def compose(config: Config) -> Service:
         storage=QcowStorage(),
         network=UserNetwork(runtime_dir, state_dir, uplink=config.uplink),
         relays=Relays(),
-        images=ImageCatalog(config.images_dir, state_dir / "cache", mirror=config.mirror),
+        images=ImageCatalog(config.images_dir, state_dir / "logs", mirror=config.mirror),
         identity=IdentityStore(state_dir),
         guests=connect_guest,
         console_tail=_console_tail,

@@ -187,8 +187,8 @@ async def test_logs_show_the_consoles_end(api):
 
 
 async def test_a_list_of_200_vms_is_quick(api):
-    from banger.model.record import VmRecord
     from banger.engine.machine import Machine
+    from banger.model.record import VmRecord
     from banger.model.spec import VmSpec
     from banger.model.state import VmState
 
