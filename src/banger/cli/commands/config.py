@@ -1,0 +1,41 @@
+"""``banger config``: what is configured, and where it comes from."""
+
+from __future__ import annotations
+
+import click
+
+from banger.cli.output import data
+from banger.cli.output.text import dash
+from banger.cli.session import Session, pass_session
+
+
+@click.group()
+def config() -> None:
+    """Look at the configuration.
+
+    Every key can be set in the file, or as BANGER_<KEY> in the environment, which wins.
+    """
+
+
+@config.command()
+@data.format_option
+@pass_session
+def show(session: Session, *, output: str) -> None:
+    """Show every key, its value and where that comes from."""
+    values = session.config.values()
+    if output == "json":
+        data.show_json(values)
+    elif output == "name":
+        for key in values:
+            click.echo(key)
+    else:
+        sources = session.config.sources
+        rows = [(key, dash(value), sources.get(key, "default")) for key, value in values.items()]
+        click.echo(data.table(("KEY", "VALUE", "SOURCE"), rows))
+
+
+@config.command()
+@pass_session
+def path(session: Session) -> None:
+    """Print the path of the configuration file, which need not exist."""
+    click.echo(str(session.config.path))

@@ -1,0 +1,115 @@
+"""``banger op``: operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from banger.api import routes
+from banger.cli import params
+from banger.cli.commands.vm_look import age
+from banger.cli.output import data
+from banger.cli.output.data import Json
+from banger.cli.output.text import dash
+from banger.cli.session import Session, pass_session
+from banger.model.units import format_duration
+
+
+@click.group()
+def op() -> None:
+    """Follow and cancel operations: what the daemon does and did."""
+
+
+def _took(duration_ms: float | None) -> str:
+    return "-" if duration_ms is None else format_duration(duration_ms)
+
+
+def _row(item: Json) -> Sequence[str]:
+    return (
+        item["id"],
+        item["kind"],
+        dash(item["target_name"]),
+        item["state"],
+        age(item["created_at"]),
+        _took(item["duration_ms"]),
+    )
+
+
+@op.command("list")
+@click.option("-n", "--limit", type=click.IntRange(1, 1000), default=30, show_default=True)
+@data.format_option
+@pass_session
+def list_operations(session: Session, *, limit: int, output: str) -> None:
+    """List the newest operations, newest first."""
+    data.show_list(
+        session.transport.fetch(routes.OPERATIONS_LIST, query={"limit": limit}),
+        output,
+        headings=("ID", "KIND", "TARGET", "STATE", "AGE", "TOOK"),
+        row=_row,
+        name="id",
+        empty="no operations yet",
+    )
+
+
+def _pairs(item: Json) -> list[tuple[str, object]]:
+    pairs: list[tuple[str, object]] = [
+        ("id", item["id"]),
+        ("kind", item["kind"]),
+        ("target", item["target_name"]),
+        ("state", item["state"]),
+        ("created", item["created_at"]),
+        ("took", _took(item["duration_ms"])),
+    ]
+    for stage in item["stages"]:
+        words = (stage["state"], _took(stage["duration_ms"]), stage["detail"])
+        pairs.append((f"  {stage['name']}", "  ".join(filter(None, words))))
+    error = item["error"]
+    if error:
+        pairs += [("error", error["what"])]
+        pairs += [("", line) for line in error["detail"].splitlines()[-20:]]
+    return pairs
+
+
+@op.command()
+@click.argument("operation", type=params.OPERATION)
+@data.format_option
+@pass_session
+def show(session: Session, *, operation: str, output: str) -> None:
+    """Show an operation with its stages."""
+    item = session.transport.fetch(routes.OPERATION_SHOW, {"id": operation})
+    data.show_one(item, output, pairs=_pairs, name=item["id"])
+
+
+@op.command()
+@click.argument("operation", type=params.OPERATION)
+@click.option("--timeout", type=params.TIMEOUT, help="Give up waiting after so many seconds.")
+@click.option(
+    "--format", "output", type=click.Choice(["table", "json", "name"]), help="Also print it."
+)
+@pass_session
+def wait(session: Session, *, operation: str, timeout: float | None, output: str | None) -> None:
+    """Follow an operation to its end; its error, if it failed, is this command's."""
+    _follow(session, operation, timeout, output)
+
+
+@op.command()
+@click.argument("operation", type=params.OPERATION)
+@click.option("--no-wait", is_flag=True, help="Do not wait until it has undone what it made.")
+@pass_session
+def cancel(session: Session, *, operation: str, no_wait: bool) -> None:
+    """Ask an operation to end, and wait until what it made is undone."""
+    running = session.client.cancel(operation)
+    final = running if no_wait else list(session.client.follow(running))[-1]
+    said = "is being cancelled" if no_wait else f"is over: {final.state}"
+    click.echo(f"operation {final.id} ({final.kind} of {final.target_name}) {said}", err=True)
+
+
+def _follow(session: Session, ref: str, timeout_s: float | None, output: str | None) -> None:
+    from banger.cli.output import progress  # noqa: PLC0415  only for those who wait
+
+    begun = session.client.operation(ref)
+    progress.watch(session.client, begun, timeout_s=timeout_s)
+    if output is not None:
+        item = session.transport.fetch(routes.OPERATION_SHOW, {"id": begun.id})
+        data.show_one(item, output, pairs=_pairs, name=item["id"])

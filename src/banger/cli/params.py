@@ -1,0 +1,145 @@
+"""Values that users type, checked before the daemon is asked; and names for shell completion."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+from typing_extensions import override
+
+from banger.model.errors import BangerError, InvalidInputError
+from banger.model.ids import check_name
+from banger.model.units import MIB, parse_size
+
+if TYPE_CHECKING:
+    from banger.api.schema import Forward
+
+COMPLETION_S = 2.0
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
+    """``2G`` as bytes."""
+
+    name = "size"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes; InvalidInputError."""
+        what = f"--{param.name.replace('_', '-')}" if param is not None and param.name else "size"
+        return value if isinstance(value, int) else parse_size(value, what=what)
+
+
+class Name(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
+    """A new name for a VM or an image."""
+
+    name = "name"
+
+    def __init__(self, what: str = "VM") -> None:
+        self._what = what
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name; InvalidInputError."""
+        return check_name(value, what=self._what)
+
+
+class ForwardParam(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
+    """``HOST:GUEST`` as an API struct."""
+
+    name = "host:guest"
+
+    @override
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Forward:
+        """The forward; InvalidInputError."""
+        from banger.api import schema  # noqa: PLC0415  only for those who forward
+        from banger.model import spec  # noqa: PLC0415  as above
+
+        parsed = spec.Forward.parse(value)
+        return schema.Forward(parsed.host_port, parsed.guest_port)
+
+
+class Ref(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
+    """A reference to an object that exists: completes the names that the daemon, if it runs, knows."""
+
+    name = "name"
+
+    def __init__(self, what: str = "VM") -> None:
+        self._what = what
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The reference; InvalidInputError if nothing can have it."""
+        from banger.client.refs import check_ref  # noqa: PLC0415  light, but used by few
+
+        return check_ref(value, what=self._what)
+
+    @override
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Names that begin with ``incomplete``."""
+        return [CompletionItem(name) for name in known_names(self._what, incomplete)]
+
+
+def known_names(what: str, incomplete: str) -> list[str]:
+    """Names of VMs, images or operations; nothing where no daemon runs: completion must not start one."""
+    from banger.api import routes  # noqa: PLC0415  only while completing
+    from banger.client.autostart import connect_if_running  # noqa: PLC0415  as above
+    from banger.host.config import load_config  # noqa: PLC0415  as above
+
+    route, key = {
+        "VM": (routes.VMS_LIST, "name"),
+        "image": (routes.IMAGES_LIST, "name"),
+        "operation": (routes.OPERATIONS_LIST, "id"),
+    }[what]
+    try:
+        transport = connect_if_running(load_config(warn=lambda _: None))
+        if transport is None:
+            return []
+        transport.timeout_s = COMPLETION_S
+        found = [str(item[key]) for item in transport.fetch(route)]
+    except (BangerError, OSError):
+        return []
+    return [name for name in found if name.startswith(incomplete)]
+
+
+SIZE = Size()
+FORWARD = ForwardParam()
+VM = Ref()
+IMAGE = Ref("image")
+OPERATION = Ref("operation")
+TIMEOUT = click.FloatRange(min=0, max=86400, min_open=True)
+
+
+def whole_mib(size_bytes: int, option: str) -> int:
+    """``size_bytes`` in MiB; InvalidInputError if that is no whole number."""
+    if size_bytes % MIB:
+        raise InvalidInputError(
+            f"{option} {size_bytes} is not a whole number of MiB",
+            hint="write it as, for example, 2G",
+        )
+    return size_bytes // MIB
+
+
+_ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def parse_env(pairs: tuple[str, ...]) -> dict[str, str]:
+    """``K=V`` pairs; a bare ``K`` takes the caller's own value. InvalidInputError."""
+    found = {}
+    for pair in pairs:
+        key, is_pair, value = pair.partition("=")
+        if _ENV.fullmatch(key) is None or "\0" in value:
+            raise InvalidInputError(
+                f"environment {pair!r} is not KEY=VALUE", hint="write, for example, -e LANG=C.UTF-8"
+            )
+        if is_pair:
+            found[key] = value
+        elif key in os.environ:
+            found[key] = os.environ[key]
+    return found

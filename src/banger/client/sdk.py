@@ -1,0 +1,271 @@
+"""`Client`: one method a route of the API, typed by its structs."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import msgspec
+
+from banger.api import routes, schema
+from banger.api.routes import Route
+from banger.client import files, follow
+from banger.client.refs import check_ref
+from banger.client.transport import TIMEOUT_S, Transport, unreachable
+from banger.host.config import Config, load_config
+from banger.model.errors import BangerError
+
+if TYPE_CHECKING:  # websockets is for those who stream
+    from banger.client.streams import ExecStream, Finished, ProxyStream
+
+_T = TypeVar("_T")
+SLOW_S = 600.0  # answers that wait for work on disks
+
+
+class Client:
+    """The daemon at ``socket_path``. Every method raises BangerError; every call has a deadline."""
+
+    def __init__(
+        self,
+        socket_path: Path | str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        transport: Transport | None = None,
+    ) -> None:
+        self.transport = transport or Transport(Path(socket_path), timeout_s=timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self.transport.close()
+
+    def _call(
+        self,
+        kind: type[_T],
+        route: Route,
+        body: msgspec.Struct | None = None,
+        *,
+        timeout_s: float | None = None,
+        query: dict[str, str | int] | None = None,
+        **values: str,
+    ) -> _T:
+        data = None if body is None else msgspec.json.encode(body)
+        answer = self.transport.call(route, values, body=data, query=query, timeout_s=timeout_s)
+        return decode(answer, kind)
+
+    def info(self) -> schema.Info:
+        """The daemon and its host."""
+        return self._call(schema.Info, routes.INFO)
+
+    def metrics(self) -> str:
+        """Counts in the Prometheus text format."""
+        return self.transport.call(routes.METRICS).decode()
+
+    def vms(self) -> list[schema.Vm]:
+        """All VMs, oldest first."""
+        return self._call(list[schema.Vm], routes.VMS_LIST)
+
+    def vm(self, ref: str) -> schema.Vm:
+        """One VM by name, id or unique id prefix."""
+        return self._call(schema.Vm, routes.VM_SHOW, ref=check_ref(ref))
+
+    def create_vm(self, wish: schema.VmCreate) -> schema.Operation:
+        """Begin vm.create."""
+        return self._call(schema.Operation, routes.VMS_CREATE, wish)
+
+    def set_vm(self, ref: str, patch: schema.VmPatch) -> schema.Vm:
+        """Change a stopped VM; waits for its disks."""
+        return self._call(schema.Vm, routes.VM_SET, patch, timeout_s=SLOW_S, ref=check_ref(ref))
+
+    def delete_vm(self, ref: str) -> schema.Operation:
+        """Begin vm.delete."""
+        return self._call(schema.Operation, routes.VM_DELETE, ref=check_ref(ref))
+
+    def start_vm(self, ref: str, *, timeout_s: float | None = None) -> schema.Operation:
+        """Begin vm.start; ``timeout_s`` bounds the wait for readiness."""
+        wish = schema.VmStart(timeout_s)
+        return self._call(schema.Operation, routes.VM_START, wish, ref=check_ref(ref))
+
+    def restart_vm(self, ref: str, *, timeout_s: float | None = None) -> schema.Operation:
+        """Begin vm.restart."""
+        wish = schema.VmStart(timeout_s)
+        return self._call(schema.Operation, routes.VM_RESTART, wish, ref=check_ref(ref))
+
+    def stop_vm(
+        self, ref: str, *, force: bool = False, timeout_s: float | None = None
+    ) -> schema.Operation:
+        """Begin vm.stop; ``force`` ends the VMM at once."""
+        wish = schema.VmStop(force, timeout_s)
+        return self._call(schema.Operation, routes.VM_STOP, wish, ref=check_ref(ref))
+
+    def pause_vm(self, ref: str) -> schema.Operation:
+        """Begin vm.pause."""
+        return self._call(schema.Operation, routes.VM_PAUSE, ref=check_ref(ref))
+
+    def resume_vm(self, ref: str) -> schema.Operation:
+        """Begin vm.resume."""
+        return self._call(schema.Operation, routes.VM_RESUME, ref=check_ref(ref))
+
+    def health(self, ref: str) -> schema.Health:
+        """What the guest says of itself."""
+        return self._call(schema.Health, routes.VM_HEALTH, ref=check_ref(ref))
+
+    def stats(self, ref: str) -> schema.Stats:
+        """Use of resources."""
+        return self._call(schema.Stats, routes.VM_STATS, ref=check_ref(ref))
+
+    def ports(self, ref: str) -> list[schema.Port]:
+        """Sockets that listen inside the guest."""
+        return self._call(list[schema.Port], routes.VM_PORTS, ref=check_ref(ref))
+
+    @contextmanager
+    def logs(
+        self, ref: str, *, source: str = "console", tail_bytes: int = 64 << 10, follow: bool = False
+    ) -> Iterator[Iterator[bytes]]:
+        """The end of a log in pieces; with ``follow`` also what comes after, until the VM is gone."""
+        query: dict[str, str | int] = {
+            "source": source,
+            "tail_bytes": tail_bytes,
+            "follow": "true" if follow else "false",
+        }
+        connection, response = self.transport.open(
+            routes.VM_LOGS,
+            {"ref": check_ref(ref)},
+            query=query,
+            timeout_s=None if follow else TIMEOUT_S,
+        )
+        try:
+            yield self._pieces(response)
+        finally:
+            connection.close()
+
+    def _pieces(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        try:
+            while piece := response.read1(1 << 16):
+                yield piece
+        except (OSError, http.client.HTTPException) as error:
+            raise unreachable(self.transport.path, error) from error
+
+    @contextmanager
+    def get_files(self, ref: str, path: str) -> Iterator[files.TarReader]:
+        """A tar stream of the guest's absolute ``path``; members are named from its last component on."""
+        with files.get(self.transport, check_ref(ref), path) as reader:
+            yield reader
+
+    @contextmanager
+    def put_files(self, ref: str, path: str) -> Iterator[files.TarWriter]:
+        """Write a tar stream into what this gives; it is unpacked into the guest's directory ``path``.
+
+        The block's end waits until the guest has everything; an exception in it breaks the transfer off.
+        """
+        with files.put(self.transport, check_ref(ref), path) as writer:
+            yield writer
+
+    def exec(self, ref: str, request: schema.ExecRequest) -> ExecStream:
+        """Start a command in the guest; frames as in `api.frames`."""
+        from banger.client.streams import ExecStream  # noqa: PLC0415  see above
+
+        return ExecStream.open(self.transport.path, check_ref(ref), request)
+
+    def run(
+        self,
+        ref: str,
+        request: schema.ExecRequest,
+        *,
+        input: bytes = b"",  # noqa: A002  as subprocess.run
+        timeout_s: float = SLOW_S,
+    ) -> Finished:
+        """Run a command to its end: status, stdout and stderr. TimeoutError after ``timeout_s``."""
+        from banger.client.streams import run_to_end  # noqa: PLC0415  see above
+
+        with self.exec(ref, request) as stream:
+            return run_to_end(stream, input, timeout_s)
+
+    def proxy(self, ref: str, port: int) -> ProxyStream:
+        """A byte stream to a TCP port of the guest."""
+        from banger.client.streams import ProxyStream  # noqa: PLC0415  see above
+
+        return ProxyStream.open(self.transport.path, check_ref(ref), port)
+
+    def images(self) -> list[schema.Image]:
+        """All images, oldest first."""
+        return self._call(list[schema.Image], routes.IMAGES_LIST)
+
+    def image(self, ref: str) -> schema.Image:
+        """One image."""
+        return self._call(schema.Image, routes.IMAGE_SHOW, ref=check_ref(ref, what="image"))
+
+    def build_image(self, wish: schema.ImageBuild) -> schema.Operation:
+        """Begin image.build."""
+        return self._call(schema.Operation, routes.IMAGES_BUILD, wish)
+
+    def delete_image(self, ref: str) -> schema.Operation:
+        """Delete an image; the operation is over when this returns."""
+        return self._call(
+            schema.Operation,
+            routes.IMAGE_DELETE,
+            timeout_s=SLOW_S,
+            ref=check_ref(ref, what="image"),
+        )
+
+    def operations(self, *, limit: int = 100) -> list[schema.Operation]:
+        """The newest operations, newest first."""
+        return self._call(list[schema.Operation], routes.OPERATIONS_LIST, query={"limit": limit})
+
+    def operation(self, ref: str) -> schema.Operation:
+        """One operation."""
+        return self._call(
+            schema.Operation, routes.OPERATION_SHOW, id=check_ref(ref, what="operation")
+        )
+
+    def cancel(self, ref: str) -> schema.Operation:
+        """Ask an operation to end and undo what it made."""
+        return self._call(
+            schema.Operation, routes.OPERATION_CANCEL, id=check_ref(ref, what="operation")
+        )
+
+    def follow(
+        self, operation: schema.Operation, *, timeout_s: float | None = None
+    ) -> Iterator[schema.Operation]:
+        """The operation each time it changes, the final one last; see `follow.follow`."""
+        return follow.follow(self.transport, operation, timeout_s=timeout_s)
+
+    def wait(
+        self, operation: schema.Operation, *, timeout_s: float | None = None
+    ) -> schema.Operation:
+        """Return the operation when it has succeeded; raises its error if it has not."""
+        return follow.outcome(list(self.follow(operation, timeout_s=timeout_s))[-1])
+
+
+def decode(data: bytes, kind: type[_T]) -> _T:
+    """``data`` as ``kind``; BangerError where the daemon says something else."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise BangerError(
+            "the daemon's answer was not understood",
+            detail=str(error),
+            hint="restart it if it is of another version: banger daemon stop",
+        ) from error
+
+
+def connect(config: Config | None = None) -> Client:
+    """A client of this user's daemon, which is started if it does not run."""
+    from banger.client.autostart import ensure_daemon  # noqa: PLC0415  starting is rare and pulls in asyncio
+
+    config = config or load_config()
+    return Client(config.socket_path, transport=ensure_daemon(config))
