@@ -41,9 +41,12 @@ async def test_disks_may_be_larger_than_the_images(storage, boot, paths):
 
 
 @pytest.mark.parametrize(
-    ("changes", "option"), [({"disk_bytes": 64 * MIB}, "--disk-size"), ({"work_bytes": 64 * MIB}, "--work-size")]
+    ("changes", "option"),
+    [({"disk_bytes": 64 * MIB}, "--disk-size"), ({"work_bytes": 64 * MIB}, "--work-size")],
 )
-async def test_a_size_below_the_images_is_refused_with_the_least(storage, tmp_path, paths, changes, option):
+async def test_a_size_below_the_images_is_refused_with_the_least(
+    storage, tmp_path, paths, changes, option
+):
     boot = toy_image(tmp_path / "big", seed_bytes=80 * MIB, rootfs_bytes=80 * MIB)
     spec = toy_spec(**{"disk_bytes": 128 * MIB, "work_bytes": 128 * MIB, **changes})
     with pytest.raises(InvalidInputError) as raised:
@@ -142,7 +145,9 @@ async def test_a_failed_create_leaves_nothing(storage, boot, paths, monkeypatch)
     if isinstance(storage, FakeStorage):
         storage.free_bytes = 0
     else:
-        boot.work_seed.write_bytes(bytes(64 * MIB))  # no ext4: resize2fs fails after both files were made
+        boot.work_seed.write_bytes(
+            bytes(64 * MIB)
+        )  # no ext4: resize2fs fails after both files were made
     with pytest.raises(BangerError):
         await storage.create(boot, toy_spec(work_bytes=128 * MIB), paths)
     assert left(paths) == []

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from banger.storage.disk_format import EXT4_HEAD_BYTES, QCOW2_HEAD_BYTES, Qcow2Head, read_ext4_bytes, read_qcow2
+from banger.storage.disk_format import (
+    EXT4_HEAD_BYTES,
+    QCOW2_HEAD_BYTES,
+    Qcow2Head,
+    read_ext4_bytes,
+    read_qcow2,
+)
 
 
 @pytest.mark.parametrize("compat", ["0.10", "1.1"])
@@ -14,9 +20,26 @@ def test_a_qcow2_header_tells_size_and_backing_file(tmp_path, compat):
     base, overlay = tmp_path / "base", tmp_path / "overlay"
     base.write_bytes(bytes(1 << 20))
     subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"compat={compat}", "-F", "raw", "-b", base, overlay, "5G"], check=True
+        [
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            f"compat={compat}",
+            "-F",
+            "raw",
+            "-b",
+            base,
+            overlay,
+            "5G",
+        ],
+        check=True,
     )
-    assert read_qcow2(overlay.read_bytes()[:QCOW2_HEAD_BYTES]) == Qcow2Head(5 << 30, bytes(base), corrupt=False)
+    assert read_qcow2(overlay.read_bytes()[:QCOW2_HEAD_BYTES]) == Qcow2Head(
+        5 << 30, bytes(base), corrupt=False
+    )
 
 
 def test_a_qcow2_without_backing_file_has_an_empty_name(tmp_path):
@@ -34,7 +57,11 @@ def test_a_qcow2_that_qemu_marked_corrupt_is_told(tmp_path):
 def test_the_size_of_an_ext4_is_read_from_its_superblock(tmp_path):
     disk = tmp_path / "disk"
     for kib in (4096, 70000):
-        subprocess.run(["/sbin/mke2fs", "-q", "-F", "-t", "ext4", disk, f"{kib}k"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["/sbin/mke2fs", "-q", "-F", "-t", "ext4", disk, f"{kib}k"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         assert read_ext4_bytes(disk.read_bytes()[:EXT4_HEAD_BYTES]) == kib * 1024
 
 

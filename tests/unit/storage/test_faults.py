@@ -21,7 +21,9 @@ def test_a_full_disk_says_where_and_what_to_do(number):
 
 
 def test_a_tool_that_found_the_disk_full_counts_as_one():
-    told = clear_error(CommandFailedError(("qemu-img",), "ended", stderr_tail="x: No space left on device"), HERE)
+    told = clear_error(
+        CommandFailedError(("qemu-img",), "ended", stderr_tail="x: No space left on device"), HERE
+    )
     assert told.what.startswith("no space")
 
 
@@ -31,7 +33,9 @@ def test_any_other_error_of_the_kernel_keeps_its_words():
 
 
 def test_an_error_that_is_ours_is_left_alone():
-    error = CommandFailedError(("resize2fs",), "ended with status 1", stderr_tail="Bad magic number")
+    error = CommandFailedError(
+        ("resize2fs",), "ended with status 1", stderr_tail="Bad magic number"
+    )
     assert clear_error(error, HERE) is error
 
 

@@ -25,12 +25,16 @@ def paths(tmp_path):
 
 def write_into(overlay, data_bytes=1 << 20):
     subprocess.run(
-        ["qemu-io", "-f", "qcow2", "-c", f"write 0 {data_bytes}", str(overlay)], check=True, stdout=subprocess.DEVNULL
+        ["qemu-io", "-f", "qcow2", "-c", f"write 0 {data_bytes}", str(overlay)],
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
 
 
 def debugfs(path, request):
-    done = subprocess.run(["/sbin/debugfs", "-w", "-R", request, path], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        ["/sbin/debugfs", "-w", "-R", request, path], check=True, capture_output=True, text=True
+    )
     return done.stdout + done.stderr
 
 
@@ -44,7 +48,9 @@ async def test_both_disks_are_private_and_take_almost_no_room(boot, paths):
     assert fs.allocated_bytes(paths.work) < 24 * MIB
 
 
-async def test_the_work_disk_keeps_what_the_seed_holds_and_is_a_clean_file_system(boot, paths, tmp_path):
+async def test_the_work_disk_keeps_what_the_seed_holds_and_is_a_clean_file_system(
+    boot, paths, tmp_path
+):
     (tmp_path / "note").write_text("from the seed")
     debugfs(boot.work_seed, f"write {tmp_path / 'note'} note")
     await QcowStorage().create(boot, toy_spec(work_bytes=256 * MIB), paths)
