@@ -60,7 +60,7 @@ async def test_disks_that_are_there_are_not_replaced(storage, boot, paths):
     await storage.create(boot, toy_spec(), paths)
     paths.overlay.unlink()
     before = paths.work.read_bytes()
-    with pytest.raises(RefusedError, match="work.img"):
+    with pytest.raises(RefusedError, match=r"work\.img"):
         await storage.create(boot, toy_spec(), paths)
     assert paths.work.read_bytes() == before
     assert left(paths) == ["work.img"]

@@ -1,0 +1,49 @@
+"""Trace points: silent, until a test asks."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from banger.host import faults
+from banger.model.errors import BangerError
+
+
+@pytest.fixture(autouse=True)
+def cleared():
+    yield
+    faults.load("")
+
+
+async def test_without_faults_a_point_does_nothing():
+    faults.load("")
+    await faults.point("anything")
+
+
+async def test_an_error_comes_at_its_point_only():
+    faults.load("a.b=error,c=hang")
+    await faults.point("a.b.c")
+    with pytest.raises(BangerError, match=r"fault injected at a\.b"):
+        await faults.point("a.b")
+
+
+async def test_a_hang_lasts_until_it_is_cancelled():
+    faults.load("x=hang")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await faults.point("x")
+
+
+def test_an_unknown_action_is_refused():
+    with pytest.raises(ValueError, match="kill, error or hang"):
+        faults.load("x=explode")
+
+
+def test_the_environment_is_read_and_kill_is_sigkill():
+    code = "import asyncio; from banger.host import faults; faults.load(); asyncio.run(faults.point('here'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"BANGER_FAULTS": "here=kill"}, check=False
+    )
+    assert done.returncode == -signal.SIGKILL

@@ -1,0 +1,176 @@
+"""Files: atomic, sparse, bounded, gone."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from banger.host import fs
+
+OTHER_FILE_SYSTEM = Path("/dev/shm")
+MIB = 1 << 20
+
+
+def sparse(path, *data_at, size=8 * MIB):
+    with path.open("wb") as file:
+        file.truncate(size)
+        for position in data_at:
+            file.seek(position)
+            file.write(b"data" * 1024)
+    return path
+
+
+def test_an_atomic_write_replaces_content_and_mode_and_leaves_no_temporary(tmp_path):
+    path = tmp_path / "file"
+    fs.write_atomic(path, b"old")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    fs.write_atomic(path, b"new", mode=0o644)
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_atomic_write_that_fails_keeps_the_old_content(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    fs.write_atomic(path, b"old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="full"):
+        fs.write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_private_directory_is_made_so_even_if_it_was_open(tmp_path):
+    path = tmp_path / "a" / "b"
+    fs.make_private_dir(path)
+    path.chmod(0o755)
+    fs.make_private_dir(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+def test_removing_a_tree_follows_no_link_and_may_be_repeated(tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").touch()
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "link").symlink_to(kept)
+    fs.remove_tree(tree)
+    fs.remove_tree(tree)
+    (tmp_path / "link").symlink_to(kept)
+    fs.remove_tree(tmp_path / "link")
+    assert os.listdir(tmp_path) == ["kept"]
+    assert (kept / "file").exists()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_clone_has_the_same_content_and_the_same_holes(tmp_path, elsewhere):
+    source = sparse(tmp_path / "source", 0, 3 * MIB, 7 * MIB)
+    directory = OTHER_FILE_SYSTEM if elsewhere else tmp_path
+    target = directory / f"banger-test-clone-{os.getpid()}"
+    try:
+        assert fs.clone_file(source, target) in {"reflink", "sparse"}
+        assert target.read_bytes() == source.read_bytes()
+        assert fs.allocated_bytes(target) < MIB
+        assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    finally:
+        target.unlink()
+
+
+def test_a_clone_works_where_the_kernel_cannot_copy(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, "cross-device")
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    monkeypatch.setattr(fs.fcntl, "ioctl", refuse)
+    source = sparse(tmp_path / "source", 0, 3 * MIB)
+    assert fs.clone_file(source, tmp_path / "target") == "sparse"
+    assert (tmp_path / "target").read_bytes() == source.read_bytes()
+    assert fs.allocated_bytes(tmp_path / "target") < MIB
+
+
+def test_a_clone_of_an_empty_file_and_of_only_a_hole_work(tmp_path):
+    for size in (0, 5 * MIB):
+        source = sparse(tmp_path / f"source{size}", size=size)
+        fs.clone_file(source, tmp_path / f"target{size}")
+        assert (tmp_path / f"target{size}").stat().st_size == size
+
+
+def test_a_clone_never_replaces_a_file(tmp_path):
+    source, target = sparse(tmp_path / "source", 0), tmp_path / "target"
+    target.write_text("mine")
+    with pytest.raises(FileExistsError):
+        fs.clone_file(source, target)
+    assert target.read_text() == "mine"
+
+
+def test_a_clone_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "copy_file_range", full)
+    monkeypatch.setattr(
+        fs.fcntl, "ioctl", lambda *_: (_ for _ in ()).throw(OSError(errno.EOPNOTSUPP, "no"))
+    )
+    with pytest.raises(OSError, match="full"):
+        fs.clone_file(sparse(tmp_path / "source", 0), tmp_path / "target")
+    assert os.listdir(tmp_path) == ["source"]
+
+
+def test_a_digest_does_not_depend_on_holes(tmp_path):
+    one = sparse(tmp_path / "one", 70000)
+    two = tmp_path / "two"
+    two.write_bytes(one.read_bytes())
+    assert fs.sparse_digest(one) == fs.sparse_digest(two)
+
+
+@settings(
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(st.integers(0, 300_000), st.integers(1, 255))
+def test_a_digest_changes_with_any_byte_and_with_the_size(tmp_path, position, byte):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(300_001))
+    before = fs.sparse_digest(path)
+    with path.open("r+b") as file:
+        file.seek(position)
+        file.write(bytes([byte]))
+    assert fs.sparse_digest(path) != before
+    with path.open("r+b") as file:
+        file.seek(position)
+        file.write(b"\0")
+    assert fs.sparse_digest(path) == before
+    os.truncate(path, 300_002)
+    assert fs.sparse_digest(path) != before
+
+
+def test_length_counts_holes_and_allocation_does_not(tmp_path):
+    path = sparse(tmp_path / "file", 0)
+    assert fs.length_bytes(path) == 8 * MIB
+    assert 4096 <= fs.allocated_bytes(path) < MIB
+    assert (fs.length_bytes(tmp_path / "no"), fs.allocated_bytes(tmp_path / "no")) == (0, 0)
+
+
+def test_free_space_is_that_of_the_file_system(tmp_path):
+    assert fs.free_bytes(tmp_path) == os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+
+
+def test_asking_for_reflinks_leaves_nothing(tmp_path):
+    assert fs.supports_reflink(tmp_path) in {True, False}
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_tail_is_the_end_or_all_or_nothing(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    assert fs.read_tail(path, 3) == b"789"
+    assert fs.read_tail(path, 100) == b"0123456789"
+    assert fs.read_tail(tmp_path / "no", 3) == b""
