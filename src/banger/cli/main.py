@@ -14,12 +14,7 @@ def main() -> None:
     gc.set_threshold(
         STARTUP_GC_THRESHOLD
     )  # imports make no garbage; collecting there costs a tenth of the start
-    if "ssl" not in sys.modules:
-        sys.modules["ssl"] = None  # type: ignore[assignment]  # http.client then goes without, which halves its import
-        import http.client  # noqa: F401, PLC0415  see above
-
-        del sys.modules["ssl"]
-    from banger.cli.app import run  # noqa: PLC0415  after the two lines above
+    from banger.cli.app import run  # noqa: PLC0415  after the line above
 
     status = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):

@@ -7,14 +7,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 from typing_extensions import override
 
 from banger.model.errors import BangerError, InvalidInputError
-from banger.model.ids import check_name
 from banger.model.units import MIB, parse_size
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from banger.api.schema import Forward
 
 COMPLETION_S = 2.0
@@ -43,6 +43,8 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # generic in newer click
     @override
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name; InvalidInputError."""
+        from banger.model.ids import check_name  # noqa: PLC0415  pulls in hashlib
+
         return check_name(value, what=self._what)
 
 
@@ -83,6 +85,8 @@ class Ref(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Names that begin with ``incomplete``."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415  only while completing
+
         return [CompletionItem(name) for name in known_names(self._what, incomplete)]
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from banger.api import routes
-from banger.client.transport import Transport, UnixConnection, target, unreachable
+from banger.client.http_stream import LOST, UnixConnection, open_stream
+from banger.client.transport import Transport, target, unreachable
 
 IDLE_S = 120.0
 """So long may a transfer stand still: a guest without KVM may think a while over a large file."""
@@ -28,7 +29,7 @@ class TarReader:
         """Up to ``size`` bytes, empty at the end; DaemonUnreachableError if the stream was cut."""
         try:
             return self._response.read(size)
-        except (OSError, http.client.HTTPException) as error:
+        except LOST as error:
             raise unreachable(self._transport.path, error) from error
 
 
@@ -51,8 +52,8 @@ class TarWriter:
 @contextmanager
 def get(transport: Transport, ref: str, path: str) -> Iterator[TarReader]:
     """See `Client.get_files`."""
-    connection, response = transport.open(
-        routes.VM_FILES_GET, {"ref": ref}, query={"path": path}, timeout_s=IDLE_S
+    connection, response = open_stream(
+        transport, routes.VM_FILES_GET, {"ref": ref}, query={"path": path}, timeout_s=IDLE_S
     )
     try:
         yield TarReader(transport, response)
@@ -64,7 +65,7 @@ def get(transport: Transport, ref: str, path: str) -> Iterator[TarReader]:
 @contextmanager
 def put(transport: Transport, ref: str, path: str) -> Iterator[TarWriter]:
     """See `Client.put_files`."""
-    connection = transport.connection(IDLE_S)
+    connection = UnixConnection(transport, IDLE_S)
     try:
         try:
             connection.putrequest(
@@ -82,8 +83,8 @@ def put(transport: Transport, ref: str, path: str) -> Iterator[TarWriter]:
         except (_BrokenOffError, BrokenPipeError, ConnectionResetError):
             pass  # the answer below says why
         try:
-            transport.answer(connection).read()
-        except (OSError, http.client.HTTPException) as error:
+            connection.answer().read()
+        except LOST as error:
             raise unreachable(transport.path, error) from error
     finally:
         connection.close()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from banger.api import routes, schema
+from banger.client.http_stream import LOST, open_stream
 from banger.client.transport import Transport
 from banger.model.clock import Deadline
 from banger.model.errors import (
@@ -92,8 +93,8 @@ def _stream(
 ) -> Iterator[schema.Operation]:
     """Operations from the event stream until it ends, is cut or is silent for too long."""
     try:
-        connection, response = transport.open(
-            routes.OPERATION_EVENTS, {"id": operation_id}, timeout_s=_silence(deadline)
+        connection, response = open_stream(
+            transport, routes.OPERATION_EVENTS, {"id": operation_id}, timeout_s=_silence(deadline)
         )
     except DaemonUnreachableError:
         return
@@ -102,7 +103,7 @@ def _stream(
             yield msgspec.json.decode(data, type=schema.OperationEvent).operation
             if connection.sock is not None:
                 connection.sock.settimeout(_silence(deadline))
-    except (OSError, http.client.HTTPException, msgspec.MsgspecError):
+    except (*LOST, msgspec.MsgspecError):
         return  # whatever it was, the operation itself is asked for next
     finally:
         response.close()

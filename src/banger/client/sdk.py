@@ -14,6 +14,7 @@ import msgspec
 from banger.api import routes, schema
 from banger.api.routes import Route
 from banger.client import files, follow
+from banger.client.http_stream import LOST, open_stream
 from banger.client.refs import check_ref
 from banger.client.transport import TIMEOUT_S, Transport, unreachable
 from banger.host.config import Config, load_config
@@ -142,7 +143,8 @@ class Client:
             "tail_bytes": tail_bytes,
             "follow": "true" if follow else "false",
         }
-        connection, response = self.transport.open(
+        connection, response = open_stream(
+            self.transport,
             routes.VM_LOGS,
             {"ref": check_ref(ref)},
             query=query,
@@ -157,7 +159,7 @@ class Client:
         try:
             while piece := response.read1(1 << 16):
                 yield piece
-        except (OSError, http.client.HTTPException) as error:
+        except LOST as error:
             raise unreachable(self.transport.path, error) from error
 
     @contextmanager

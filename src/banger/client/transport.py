@@ -1,12 +1,13 @@
-"""HTTP/1.1 over the daemon's Unix socket: one connection a request, errors as BangerError.
+"""HTTP over the daemon's Unix socket: one connection a request, errors as BangerError.
 
-The CLI imports this on every start: msgspec and the API's structs are left to those who need them.
+The CLI imports this on every start, so msgspec, the API's structs and http.client (whose mail parser takes longer than all of
+``vm list``) are left to those who need them: `Transport.call` exchanges one JSON document by HTTP/1.0, which needs no parser to
+speak of; streams go through `banger.client.http_stream`.
 """
 
 from __future__ import annotations
 
 import errno
-import http.client
 import json
 import socket
 from collections.abc import Mapping
@@ -14,33 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from typing_extensions import override
-
 from banger.api.routes import Route
 from banger.model.errors import BangerError, DaemonUnreachableError, from_code
 
 TIMEOUT_S: Final = 60.0
-MAX_ERROR_BYTES: Final = 1 << 20
+MAX_ANSWER_BYTES: Final = 64 << 20
+VERSION_HEADER: Final = "banger-version"
 Query = Mapping[str, str | int]
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ECONNREFUSED})
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """An HTTPConnection whose other end is the socket at ``path``."""
-
-    def __init__(
-        self, path: Path, timeout_s: float | None, connected: socket.socket | None
-    ) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-        self._connected = connected
-
-    @override
-    def connect(self) -> None:
-        """Use the socket that is connected already, or connect one."""
-        self.sock = self._connected or open_socket(self._path)
-        self._connected = None
-        self.sock.settimeout(self.timeout)
 
 
 def open_socket(path: Path) -> socket.socket:
@@ -117,41 +99,15 @@ class Transport:
             self._connected.close()
             self._connected = None
 
-    def connection(self, timeout_s: float | None) -> UnixConnection:
-        """A fresh connection, not yet opened."""
+    def connect(self, timeout_s: float | None) -> socket.socket:
+        """A connection of the caller's; DaemonUnreachableError."""
         connected, self._connected = self._connected, None
-        return UnixConnection(self.path, timeout_s, connected)
-
-    def open(
-        self,
-        route: Route,
-        values: Mapping[str, str] | None = None,
-        *,
-        body: bytes | None = None,
-        query: Query | None = None,
-        timeout_s: float | None = TIMEOUT_S,
-    ) -> tuple[UnixConnection, http.client.HTTPResponse]:
-        """Send a request; the open answer, whose connection the caller closes. An error status is raised."""
-        connection = self.connection(timeout_s)
         try:
-            headers = {"Content-Type": "application/json"} if body is not None else {}
-            connection.request(route.method, target(route, query, values or {}), body, headers)
-            response = self.answer(connection)
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
+            connection = connected or open_socket(self.path)
+        except OSError as error:
             raise unreachable(self.path, error) from error
-        except BaseException:
-            connection.close()
-            raise
-        return connection, response
-
-    def answer(self, connection: UnixConnection) -> http.client.HTTPResponse:
-        """The answer to what was sent on ``connection``; an error status is raised."""
-        response = connection.getresponse()
-        self.daemon_version = response.headers.get("Banger-Version", self.daemon_version)
-        if response.status >= 400:
-            raise error_from(response.status, response.read(MAX_ERROR_BYTES))
-        return response
+        connection.settimeout(timeout_s)
+        return connection
 
     def call(
         self,
@@ -162,16 +118,23 @@ class Transport:
         query: Query | None = None,
         timeout_s: float | None = None,
     ) -> bytes:
-        """Send a request; the whole body of the answer."""
-        connection, response = self.open(
-            route, values, body=body, query=query, timeout_s=timeout_s or self.timeout_s
-        )
-        try:
-            return response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise unreachable(self.path, error) from error
-        finally:
-            connection.close()
+        """Send a request; the whole body of the answer. An error status is raised."""
+        request = [
+            f"{route.method} {target(route, query, values or {})} HTTP/1.0",
+            "Host: localhost",
+        ]
+        if body is not None:
+            request += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+        with self.connect(timeout_s or self.timeout_s) as connection:
+            try:
+                connection.sendall("\r\n".join([*request, "\r\n"]).encode("ascii") + (body or b""))
+                status, headers, content = parse_answer(_read_all(connection))
+            except (OSError, ValueError) as error:
+                raise unreachable(self.path, error) from error
+        self.daemon_version = headers.get(VERSION_HEADER, self.daemon_version)
+        if status >= 400:
+            raise error_from(status, content)
+        return content
 
     def fetch(
         self, route: Route, values: Mapping[str, str] | None = None, *, query: Query | None = None
@@ -188,3 +151,29 @@ def target(route: Route, query: Query | None, values: Mapping[str, str]) -> str:
     """The request target of ``route``."""
     url = route.url(**values)
     return f"{url}?{urlencode(query)}" if query else url
+
+
+def _read_all(connection: socket.socket) -> bytes:
+    """Everything until the daemon closes; ValueError beyond the limit."""
+    collected = bytearray()
+    while piece := connection.recv(1 << 16):
+        collected += piece
+        if len(collected) > MAX_ANSWER_BYTES:
+            raise ValueError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+    return bytes(collected)
+
+
+def parse_answer(data: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers (names in lower case) and body of a closed HTTP answer; ValueError for anything else."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    words = first.split(" ", 2)
+    if not end or len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
+        raise ValueError("the answer is cut or not HTTP")
+    headers = {
+        name.strip().lower(): value.strip() for name, _, value in (s.partition(":") for s in lines)
+    }
+    length = headers.get("content-length", str(len(body)))
+    if length != str(len(body)):
+        raise ValueError(f"the answer has {len(body)} bytes of {length}")
+    return int(words[1]), headers, body
