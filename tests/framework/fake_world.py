@@ -140,6 +140,9 @@ class FakeNetwork:
         self.world.may_fail("network")
         return NetworkAttachment("none" if mode == "none" else "user", lease)
 
+    def adopted(self, lease):
+        assert lease.vm_id in self.world.taps
+
     async def detach(self, lease):
         self.world.taps.discard(lease.vm_id)
 

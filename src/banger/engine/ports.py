@@ -124,6 +124,10 @@ class Network(Protocol):
         """Give the VM its TAP, with its filter entries, starting the network if need be."""
         ...
 
+    def adopted(self, lease: Lease) -> None:
+        """A VM that was adopted holds this lease."""
+        ...
+
     async def detach(self, lease: Lease) -> None:
         """Take filter entries back; idempotent (the TAP goes with the VMM)."""
         ...

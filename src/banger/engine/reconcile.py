@@ -104,6 +104,8 @@ async def _adopt(context: Context, machine: Machine) -> bool:
     machine.vmm = vmm
     machine.guest = context.guests(machine.paths)
     watch_exit(machine)
+    if machine.lease is not None and run.network == "user":
+        context.network.adopted(machine.lease)
     try:
         await open_forwards(context, machine)
     except BangerError as error:

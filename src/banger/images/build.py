@@ -41,6 +41,8 @@ Progress = Callable[[str, str], Awaitable[None] | None]
 BUILDER = 1  # to be raised when the same inputs would give other bytes
 EPOCH_S = 1767225600  # 2026-01-01: every time stamp in an image
 SPACE_BYTES = 3 * GIB
+ROOT_JOURNAL_MIB = 64  # ext4 cannot be grown online over a small one: a resize needs a quarter of it
+WORK_JOURNAL_MIB = 16
 _BOOTSTRAP_S = 3600.0
 _TICK_S = 0.5
 _EXCLUDED = ("./dev/*", "./boot/vmlinuz-*", "./boot/initrd.img*")
@@ -89,14 +91,14 @@ class Build:
             self.loaded.disk_bytes,
             "banger-root",
             epoch_s=EPOCH_S,
-            journal_mib=16,
+            journal_mib=ROOT_JOURNAL_MIB,
         )
         await self._say("kernel", parts.release)
         await asyncio.to_thread(self._write_boot_stack, parts)
         await self._say("seed", format_size(self.loaded.work_seed_bytes))
         await make_ext4(
             tree / "root", self.work / "work-seed.img", self.loaded.work_seed_bytes, "banger-work",
-            epoch_s=EPOCH_S, journal_mib=16,
+            epoch_s=EPOCH_S, journal_mib=WORK_JOURNAL_MIB,
         )  # fmt: skip
         await remove_mapped(tree)
         await self._say("seal", "digests")

@@ -34,11 +34,11 @@ def check_kind(kind: str) -> None:
     find_program(kind, package=KINDS[kind])
 
 
-def slirp_argv(program: str, pid: int, ready_fd: int, exit_fd: int) -> list[str]:
+def slirp_argv(program: str, pid: int, ready_fd: int, exit_fd: int, api_socket: Path) -> list[str]:
     """slirp4netns(1): no way to the host's loopback, sandboxed, configured with its standard addresses."""
     return [
         program, "--configure", f"--mtu={MTU}", "--disable-host-loopback", "--enable-sandbox", "--enable-seccomp",
-        f"--userns-path=/proc/{pid}/ns/user", f"--ready-fd={ready_fd}", f"--exit-fd={exit_fd}", str(pid), UPLINK_NAME,
+        f"--userns-path=/proc/{pid}/ns/user", f"--ready-fd={ready_fd}", f"--exit-fd={exit_fd}", f"--api-socket={api_socket}", str(pid), UPLINK_NAME,
     ]  # fmt: skip
 
 
@@ -58,6 +58,7 @@ class Uplink:
     def __init__(self, kind: str, directory: Path, log_path: Path) -> None:
         self._kind = kind
         self._record = directory / "uplink.json"
+        self._socket = directory / "slirp.sock"
         self._log = log_path
         self.identity: ProcessIdentity | None = None
 
@@ -74,11 +75,12 @@ class Uplink:
         """Start it and wait until it carries packets."""
         program = find_program(self._kind, package=KINDS[self._kind])
         pid = holder.identity.pid
+        self._socket.unlink(missing_ok=True)
         ready_read, ready_write = os.pipe()
         exit_read, exit_write = os.pipe()
         try:
             if self._kind == "slirp4netns":
-                argv = slirp_argv(program, pid, ready_write, exit_read)
+                argv = slirp_argv(program, pid, ready_write, exit_read, self._socket)
                 child = spawn(argv, log=self._log, pass_fds=[ready_write, exit_read])
             else:
                 child = spawn(pasta_argv(program, pid), log=self._log)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 
 from banger.host import proc
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 DIAL_S = 5.0
 ADDRESSES_EVERY_S = 5.0
 REPAIR_PAUSE_S = 0.2
+LINGER_S = 30.0
 WARNING = (
     "this VM has QEMU's own user network: its guest can reach services on this host's loopback and other addresses "
     "(no user namespaces here: {why})"
@@ -117,9 +118,17 @@ class UserNetwork:
 
     def _watch(self) -> None:
         for work in (self._repair_uplink, self._follow_addresses, self._notice_holder):
-            task = asyncio.create_task(work(), name=f"network {work.__name__}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(work)
+
+    def _spawn(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        task = asyncio.create_task(work(), name="network")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _linger(self) -> None:
+        """Holder and uplink stay a little after the last VM: the next one starts faster."""
+        await asyncio.sleep(LINGER_S)
+        await self.stop()
 
     async def _repair_uplink(self) -> None:
         while True:
@@ -162,11 +171,17 @@ class UserNetwork:
             holder.close()
             await self._uplink.end()
 
+    def adopted(self, lease: Lease) -> None:
+        """A VM that runs since before this daemon holds this lease; its TAP and filter entry are there."""
+        self._attached[lease.vm_id] = lease
+
     async def detach(self, lease: Lease) -> None:
         """Take the filter entry back; the TAP goes with the VMM."""
         self._attached.pop(lease.vm_id, None)
         if self._holder is not None:
             await self._holder.nft(rules.dismiss(lease))
+            if not self._attached:
+                self._spawn(self._linger)
 
     async def dial(self, lease: Lease, port: int) -> socket.socket:
         """A connected socket to the guest."""
@@ -212,7 +227,8 @@ class UserNetwork:
             await asyncio.wait(tasks)
 
     async def close(self) -> None:
-        """Let go; what VMs use lives on."""
+        """Let go; what VMs use lives on, what nobody uses ends."""
+        await self.stop()
         await self._end_tasks()
         if self._holder is not None:
             self._holder.close()

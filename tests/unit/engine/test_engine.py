@@ -314,6 +314,7 @@ async def test_a_restarted_daemon_adopts_running_vms_with_their_ports(engine, wo
         while machine.state is not VmState.FAILED:
             await asyncio.sleep(0.01)
     await again.close()
+    again.context.store.close()
 
 
 async def test_a_vm_whose_vmm_died_while_no_daemon_ran_is_found_failed(engine, world):
@@ -327,6 +328,7 @@ async def test_a_vm_whose_vmm_died_while_no_daemon_ran_is_found_failed(engine, w
     assert "while the daemon was down" in machine.record.last_error.what
     assert world.taps == set()
     await again.close()
+    again.context.store.close()
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -376,6 +378,7 @@ async def test_vms_are_recovered_from_their_directories_when_the_database_is_los
     assert machine.lease == lease
     assert (await finished(again, again.start(machine, None))).state is OperationState.SUCCEEDED
     await again.close()
+    again.context.store.close()
 
 
 async def test_a_watcher_that_comes_late_sees_every_stage(engine):
