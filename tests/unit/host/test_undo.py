@@ -7,7 +7,7 @@ import pytest
 from banger.host.undo import UndoStack
 
 
-class Boom(Exception):
+class BoomError(Exception):
     pass
 
 
@@ -18,11 +18,14 @@ async def test_inverses_run_newest_first_when_the_block_fails():
         await asyncio.sleep(0)
         ran.append(name)
 
-    with pytest.raises(Boom):
+    async def work():
         async with UndoStack() as undo:
             undo.push("a", lambda: ran.append("a"))
             undo.push("b", lambda: later("b"))
-            raise Boom
+            raise BoomError
+
+    with pytest.raises(BoomError):
+        await work()
     assert ran == ["b", "a"]
 
 
@@ -45,7 +48,7 @@ async def test_one_failing_inverse_does_not_stop_the_others():
     ran = []
 
     def fail():
-        raise Boom
+        raise BoomError
 
     undo = UndoStack()
     undo.push("a", lambda: ran.append("a"))
@@ -53,7 +56,7 @@ async def test_one_failing_inverse_does_not_stop_the_others():
     undo.push("b", lambda: ran.append("b"))
     await undo.undo()
     assert ran == ["b", "a"]
-    assert [(name, type(error)) for name, error in undo.failures] == [("bad", Boom)]
+    assert [(name, type(error)) for name, error in undo.failures] == [("bad", BoomError)]
 
 
 async def test_an_inverse_that_hangs_is_given_up_at_its_deadline():

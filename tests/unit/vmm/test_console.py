@@ -133,7 +133,9 @@ def test_nothing_before_the_given_offset_is_shown(tmp_path):
     assert shown(tmp_path, b"cut since\n", since_bytes=4000) == "cut since"
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(st.binary(max_size=2000))
 def test_no_bytes_of_a_guest_reach_the_terminal_raw(tmp_path, data):
     assert all(c.isprintable() or c in "\t\n" for c in shown(tmp_path, data, 50))

@@ -16,7 +16,12 @@ from tests.framework.toy import _manifest
 IMAGE, STATE = Path("/s/images/i"), Path("/s/vms/v")
 LEASE = Lease("0123456789ab", 4, "02:00:00:00:00:04", "10.0.0.4", 16, "10.0.255.2", "10.0.255.3")
 BOOT = BootStack(
-    IMAGE / "vmlinux", IMAGE / "initramfs.img", IMAGE / "rootfs.img", IMAGE / "work-seed.img", "rw", _manifest(0, {})
+    IMAGE / "vmlinux",
+    IMAGE / "initramfs.img",
+    IMAGE / "rootfs.img",
+    IMAGE / "work-seed.img",
+    "rw",
+    _manifest(0, {}),
 )
 NONE = NetworkAttachment("none", LEASE)
 REQUEST = LaunchRequest("0123456789ab", "box", VmSpec(), BOOT, VmPaths(STATE, Path("/r/v")), NONE)
@@ -89,19 +94,29 @@ def test_an_unknown_tsc_is_not_stated():
 
 
 def test_a_tap_is_passed_by_number_and_carries_large_packets():
-    words = argv(replace(REQUEST, network=NetworkAttachment("user", LEASE, tap_fd=9)), replace(FDS, tap=9))
-    assert after(words, "-netdev") == snapshot(['tap,id=n0,fd=9,vhost=off'])
-    assert after(words, "-device")[-1] == snapshot('virtio-net-device,netdev=n0,mac=02:00:00:00:00:04,host_mtu=65520')
+    words = argv(
+        replace(REQUEST, network=NetworkAttachment("user", LEASE, tap_fd=9)), replace(FDS, tap=9)
+    )
+    assert after(words, "-netdev") == snapshot(["tap,id=n0,fd=9,vhost=off"])
+    assert after(words, "-device")[-1] == snapshot(
+        "virtio-net-device,netdev=n0,mac=02:00:00:00:00:04,host_mtu=65520"
+    )
     assert replace(FDS, tap=9).all == (5, 6, 7, 8, 9)
 
 
 def test_qemus_own_network_has_the_leases_addresses_and_no_ipv6():
     words = argv(replace(REQUEST, network=NetworkAttachment("qemu-user", LEASE)))
-    assert after(words, "-netdev") == snapshot(['user,id=n0,ipv6=off,net=10.0.0.0/16,host=10.0.255.2,dns=10.0.255.3'])
-    assert after(words, "-device")[-1] == snapshot('virtio-net-device,netdev=n0,mac=02:00:00:00:00:04')
+    assert after(words, "-netdev") == snapshot(
+        ["user,id=n0,ipv6=off,net=10.0.0.0/16,host=10.0.255.2,dns=10.0.255.3"]
+    )
+    assert after(words, "-device")[-1] == snapshot(
+        "virtio-net-device,netdev=n0,mac=02:00:00:00:00:04"
+    )
 
 
-@pytest.mark.parametrize("network", [NetworkAttachment("none", LEASE), NetworkAttachment("none", None)])
+@pytest.mark.parametrize(
+    "network", [NetworkAttachment("none", LEASE), NetworkAttachment("none", None)]
+)
 def test_without_network_there_is_no_nic(network):
     words = argv(replace(REQUEST, network=network))
     assert "-netdev" not in words

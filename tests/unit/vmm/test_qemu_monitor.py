@@ -10,8 +10,17 @@ import pytest
 from banger.model.errors import GuestNotReadyError, RefusedError
 from banger.vmm.qemu.monitor import Monitor
 
-GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}}
-SHUTDOWN = {"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-shutdown"}, "timestamp": {"seconds": 1, "microseconds": 0}}
+GREETING = {
+    "QMP": {
+        "version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""},
+        "capabilities": [],
+    }
+}
+SHUTDOWN = {
+    "event": "SHUTDOWN",
+    "data": {"guest": True, "reason": "guest-shutdown"},
+    "timestamp": {"seconds": 1, "microseconds": 0},
+}
 
 
 class Script:
@@ -31,12 +40,18 @@ class Script:
         await self.say(writer, GREETING)
         async for asked in requests(reader):
             name = asked["execute"]
-            answer = {"return": {}} if name == "qmp_capabilities" else self.answers.get(name, {"return": {}})
+            answer = (
+                {"return": {}}
+                if name == "qmp_capabilities"
+                else self.answers.get(name, {"return": {}})
+            )
             if answer == "hang up":
                 writer.close()
                 return
             if answer is not None:
-                await self.say(writer, {**answer, "id": asked.get("id")} if "id" in asked else answer)
+                await self.say(
+                    writer, {**answer, "id": asked.get("id")} if "id" in asked else answer
+                )
             for event in self.events if name != "qmp_capabilities" else ():
                 await self.say(writer, event)
         writer.close()

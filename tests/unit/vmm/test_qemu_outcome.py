@@ -72,6 +72,9 @@ def test_without_a_word_the_console_is_read(returncode, console, reason):
     assert why(returncode, console=console).reason == reason
 
 
-@pytest.mark.parametrize("event", [{}, {"event": "SHUTDOWN"}, {"event": "SHUTDOWN", "data": 3}, shutdown("new-in-qemu-20")])
+@pytest.mark.parametrize(
+    "event",
+    [{}, {"event": "SHUTDOWN"}, {"event": "SHUTDOWN", "data": 3}, shutdown("new-in-qemu-20")],
+)
 def test_events_of_an_unknown_shape_are_no_error(event):
     assert why(0, [event]).reason == "guest-shutdown"
