@@ -78,6 +78,7 @@ def toy_image(directory, behaviour="idle", *, seed_bytes=64 * MIB, rootfs_bytes=
             f"{seed_bytes // 1024}k",
         ],
         check=True,
+        stdout=subprocess.DEVNULL,
     )
     files = {
         path.name: FileEntry(path.stat().st_size, fs.sparse_digest(path))

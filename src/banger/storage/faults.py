@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from banger.model.errors import BangerError, CommandFailedError, HostLacksError
@@ -21,6 +23,18 @@ def no_space(directory: Path, detail: str) -> HostLacksError:
     )
 
 
+@contextmanager
+def clear_errors(directory: Path) -> Iterator[None]:
+    """What fails within is raised as `clear_error` tells it."""
+    try:
+        yield
+    except BaseException as error:
+        clear = clear_error(error, directory)
+        if clear is error:
+            raise
+        raise clear from error
+
+
 def clear_error(error: BaseException, directory: Path) -> BaseException:
     """The plainest error for what went wrong in ``directory``; ``error`` itself if it says enough.
 
@@ -33,7 +47,9 @@ def clear_error(error: BaseException, directory: Path) -> BaseException:
         if error.errno in _FULL:
             return no_space(directory, str(error))
         return HostLacksError(
-            f"cannot make disks in {directory}", detail=str(error), hint=f"ls -ld {directory}"
+            f"cannot work on the disks in {directory}",
+            detail=str(error),
+            hint=f"ls -ld {directory}",
         )
     if isinstance(error, CommandFailedError) and any(text in error.detail for text in _TOLD_FULL):
         return no_space(directory, error.detail)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from banger.host import fs
 from banger.host.exec import find_program, run
+from banger.host.undo import UndoStack
 from banger.model.errors import HostLacksError, InvalidInputError, RefusedError
 from banger.model.machine import BootStack, VmPaths
 from banger.model.spec import VmSpec
 from banger.model.units import MIB, format_size
 from banger.storage import disk_format
-from banger.storage.faults import clear_error, no_space
+from banger.storage.faults import clear_errors, no_space
 
 RESERVE_BYTES = 64 * MIB  # room that a VM's first minutes surely need
 _TOOL_S = 60.0
@@ -53,17 +54,14 @@ class QcowStorage:
         for path in (paths.overlay, paths.work):
             if path.exists():
                 raise RefusedError(f"{path} is there already", hint=_delete(paths))
-        try:
-            _check_space(paths.state, await asyncio.to_thread(_needed_bytes, boot, paths))
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_make_overlay(boot, spec, paths))
-                how = group.create_task(_make_work(boot, spec, paths))
-        except BaseException as error:
-            await self.delete(paths)
-            clear = clear_error(error, paths.state)
-            if clear is error:
-                raise
-            raise clear from error
+        async with UndoStack() as undo:
+            undo.push("remove the disks", lambda: self.delete(paths))
+            with clear_errors(paths.state):
+                _check_space(paths.state, await asyncio.to_thread(_needed_bytes, boot, paths))
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_make_overlay(boot, spec, paths))
+                    how = group.create_task(_make_work(boot, spec, paths))
+            undo.release()
         return f"qcow2, {how.result()}"
 
     async def check(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> None:
@@ -93,19 +91,23 @@ class QcowStorage:
                 detail=f"it has {format_size(old_bytes)}, asked were {format_size(size_bytes)}",
                 hint="make a new VM with a smaller --work-size and copy what you need",
             )
-        try:
+        with clear_errors(paths.state):
             await _repair(paths.work)
-            await _grow(paths.work, size_bytes)
-        except BaseException as error:
-            os.truncate(paths.work, max(old_bytes, _ext4_bytes(paths.work) or 0))
-            clear = clear_error(error, paths.state)
-            if clear is error:
+            try:
+                await _grow(paths.work, size_bytes)
+            except BaseException:
+                os.truncate(paths.work, max(old_bytes, _ext4_bytes(paths.work) or 0))
                 raise
-            raise clear from error
 
     async def delete(self, paths: VmPaths) -> None:
         """Remove both disks."""
-        for path in (paths.overlay, paths.work):
+        with clear_errors(paths.state):
+            await asyncio.to_thread(_remove, paths)
+
+
+def _remove(paths: VmPaths) -> None:
+    for path in (paths.overlay, paths.work):
+        if os.path.lexists(path):  # else a read-only file system refuses even what is not there
             path.unlink(missing_ok=True)
 
 

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 
 from banger.host import proc
-from banger.model.errors import GuestNotReadyError, HostLacksError
+from banger.model.errors import GuestNotReadyError, HostLacksError, RefusedError
 from banger.model.machine import VmmExit
 from banger.model.process import ProcessIdentity
 from tests.framework.toy import BEHAVIOURS
@@ -60,6 +60,8 @@ class FakeVmm:
             raise HostLacksError(
                 f"{request.boot.kernel} cannot be read", hint="banger image build debian --force"
             )
+        if self.find(request.paths) is not None:
+            raise RefusedError(f"VM {request.name} runs already")
         behaviour = request.boot.kernel.name.partition("-")[2]
         assert behaviour in BEHAVIOURS, behaviour
         pid = 2**22 + 1 + len(self.machines)  # above every real pid

@@ -13,7 +13,7 @@ from banger.host import fs, probe, proc
 from banger.host.paths import check_socket_path
 from banger.host.tsc import tsc_khz
 from banger.host.undo import UndoStack
-from banger.model.errors import BangerError, HostLacksError, InvalidInputError
+from banger.model.errors import BangerError, HostLacksError, InvalidInputError, RefusedError
 from banger.model.machine import LaunchRequest, VmPaths
 from banger.model.process import ProcessIdentity
 from banger.vmm.console import printable_tail
@@ -68,6 +68,11 @@ class QemuVmm:
             probe.QEMU_PROGRAM, package=probe.QEMU_PACKAGE
         )
         _check_readable(request)
+        if (other := self.find(request.paths)) is not None:  # whose sockets would be replaced
+            raise RefusedError(
+                f"VM {request.name} runs already, as pid {other.pid}",
+                hint=f"banger vm stop {request.name}",
+            )
         accel = self.accel
         khz = await asyncio.to_thread(tsc_khz) if accel == "tcg" else 0
         async with UndoStack() as undo:
