@@ -71,8 +71,7 @@ def identity(path, *, look=True):
         }
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
         for name in sorted(
-            {str(parent) for name in [*files, f"{WANTS}/x"] for parent in Path(name).parents}
-            - {"."}
+            {str(up) for file in [*files, f"{WANTS}/x"] for up in Path(file).parents} - {"."}
         ):
             info = tarfile.TarInfo(name)
             info.type, info.mode = tarfile.DIRTYPE, 0o755
