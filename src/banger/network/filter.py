@@ -1,85 +1,157 @@
-"""The nft rules in the network's namespace: pure text. All is refused that is not stated here.
+"""The packet filter of the namespace: pure text for ``nft -f -``, one transaction a change. What no rule allows is dropped.
 
-Frames of a guest pass only with the MAC and the IPv4 address of its lease on its own TAP (IPv4 and ARP; everything else, IPv6 above all, is
-dropped). Nothing is bridged from one TAP to another. Packets are routed to the uplink, but not to any address of the host, to link-local
-(cloud metadata) or multicast addresses, nor into the uplink's own prefix but for DNS. The namespace itself answers ping, no more.
+Table ``bridge`` is stateless, for not every kernel tracks connections there: each frame of a guest must carry the interface, MAC and IPv4
+address that are pinned together in a set, and be ARP or IPv4; nothing passes from port to port. Table ``inet`` lets guests out through
+the uplink, but not to what is closed, and lets nothing in but replies; IPv6 goes nowhere. Table ``ip`` translates. Guests are elements
+of sets, never rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from banger.model.lease import Lease
-from banger.network.plan import BRIDGE, DNS, UPLINK, UPLINK_NAME, tap_name
+from banger.network.plan import BRIDGE, UPLINK, NetworkPlan, tap_name
 
-_RULES = """\
+TABLE: Final = "banger"
+PINS: Final = "pins"
+NEVER: Final = (
+    "0.0.0.0/8",  # this host
+    "127.0.0.0/8",  # loopback
+    "169.254.0.0/16",  # link-local: metadata services of clouds
+    "224.0.0.0/4",  # multicast
+    "240.0.0.0/4",  # reserved, broadcast
+)
+"""What no guest reaches, whatever the host's addresses are."""
+
+_RULES: Final = """\
 table bridge banger {{
-    set leases {{ type ifname . ether_addr . ipv4_addr; }}
-    chain spoofing {{
-        type filter hook prerouting priority -300; policy accept;
-        iifname "tap-*" jump guest
+    set pins {{ type ifname . ether_addr . ipv4_addr; }}
+    chain guests {{
+        type filter hook prerouting priority -300; policy drop;
+        ether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 \
+iifname . ether saddr . arp saddr ip @pins iifname . arp saddr ether . arp saddr ip @pins arp daddr ip {own} accept
+        ether type ip iifname . ether saddr . ip saddr @pins goto ipv4
     }}
-    chain guest {{
-        ether type ip iifname . ether saddr . ip saddr @leases accept
-        ether type arp iifname . ether saddr . arp saddr ip @leases iifname . arp saddr ether . arp saddr ip @leases accept
-        drop
+    chain ipv4 {{
+        ip daddr {own} accept
+        ip daddr {guests} drop
+        accept
     }}
-    chain isolation {{ type filter hook forward priority 0; policy drop; }}
+    chain between {{ type filter hook forward priority -200; policy drop; }}
 }}
 table inet banger {{
-    set host_addresses {{ type ipv4_addr; {hosts}}}
+    set closed {{ type ipv4_addr; flags interval; }}
     chain input {{
         type filter hook input priority 0; policy drop;
-        iifname "lo" accept
         ct state established,related accept
-        iifname "{bridge}" icmp type echo-request accept
+        iifname {bridge} icmp type echo-request accept
+        iifname {bridge} meta nfproto ipv4 reject with icmpx type admin-prohibited
     }}
     chain forward {{
         type filter hook forward priority 0; policy drop;
-        ct state established,related accept
-        iifname != "{bridge}" drop
-        oifname != "{uplink}" drop
-        ip daddr @host_addresses drop
-        ip daddr {{ 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255 }} drop
-        ip daddr {dns} udp dport 53 accept
-        ip daddr {dns} tcp dport 53 accept
-        ip daddr {prefix} drop
-        meta nfproto ipv4 accept
+        ct state invalid drop
+        iifname {bridge} oifname {uplink} ip daddr {uplink_dns} udp dport 53 accept
+        iifname {bridge} oifname {uplink} ip daddr {uplink_dns} tcp dport 53 accept
+        iifname {bridge} ip daddr @closed reject with icmpx type admin-prohibited
+        iifname {bridge} oifname {uplink} meta nfproto ipv4 accept
+        iifname {uplink} oifname {bridge} ct state established,related accept
     }}
-    chain outward {{
+    chain output {{
+        type filter hook output priority 0; policy accept;
+        meta nfproto ipv6 drop
+    }}
+}}
+table ip banger {{
+    chain names {{
+        type nat hook prerouting priority -100; policy accept;
+        iifname {bridge} ip daddr {dns} udp dport 53 dnat to {uplink_dns}
+        iifname {bridge} ip daddr {dns} tcp dport 53 dnat to {uplink_dns}
+    }}
+    chain source {{
         type nat hook postrouting priority 100; policy accept;
-        oifname "{uplink}" masquerade
+        oifname {uplink} masquerade
     }}
 }}
 """
 
+Network = tuple[str, int]
 
-def ruleset(host_addresses: Iterable[str]) -> str:
-    """The tables as they are before any VM; replaces what is there in one transaction."""
-    listed = ", ".join(sorted(host_addresses))
-    hosts = f"elements = {{ {listed} }}; " if listed else ""
-    fresh = "table bridge banger\ndelete table bridge banger\ntable inet banger\ndelete table inet banger\n"
-    return fresh + _RULES.format(
-        hosts=hosts, bridge=BRIDGE, uplink=UPLINK_NAME, dns=DNS, prefix=UPLINK
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pin:
+    """What a guest may be: the name of its TAP, its MAC and its IPv4 address."""
+
+    tap: str
+    mac: str
+    ip: str
+
+    @classmethod
+    def of(cls, lease: Lease) -> Pin:
+        """The pin of a lease."""
+        return cls(tap_name(lease), lease.mac, lease.ip)
+
+    @property
+    def element(self) -> str:
+        """As an element of the set."""
+        return f'"{self.tap}" . {self.mac} . {self.ip}'
+
+
+def ruleset(plan: NetworkPlan, pins: Iterable[Pin], host: Iterable[Network]) -> str:
+    """The whole filter, in place of any earlier one. ``host``: the host's own (address, prefix length) pairs."""
+    rules = _RULES.format(
+        own=f"{{ {plan.gateway}, {plan.dns} }}",
+        guests=plan.guests,
+        dns=plan.dns,
+        uplink_dns=plan.uplink_dns,
+        bridge=f'"{BRIDGE}"',
+        uplink=f'"{UPLINK}"',
     )
+    fresh = "".join(
+        f"table {family} {TABLE}\ndelete table {family} {TABLE}\n"
+        for family in ("bridge", "inet", "ip")
+    )
+    return fresh + rules + pin(pins) + close_networks(plan, host)
 
 
-def admit(lease: Lease) -> str:
-    """Let a VM's frames pass."""
-    return f"add element bridge banger leases {{ {_key(lease)} }}\n"
+def pin(pins: Iterable[Pin]) -> str:
+    """Let guests speak as what they are; idempotent."""
+    return _elements("add", pins)
 
 
-def dismiss(lease: Lease) -> str:
-    """Let them pass no more; adding first makes it idempotent."""
-    return admit(lease) + f"delete element bridge banger leases {{ {_key(lease)} }}\n"
+def unpin(pins: Iterable[Pin]) -> str:
+    """Take the pins back; adding first makes it idempotent."""
+    found = set(pins)
+    return _elements("add", found) + _elements("delete", found)
 
 
-def replace_host_addresses(host_addresses: Iterable[str]) -> str:
-    """The host has other addresses now."""
-    listed = ", ".join(sorted(host_addresses))
-    added = f"add element inet banger host_addresses {{ {listed} }}\n" if listed else ""
-    return f"flush set inet banger host_addresses\n{added}"
+def close_networks(plan: NetworkPlan, host: Iterable[Network]) -> str:
+    """Close the host's networks, and what is always closed, instead of what was."""
+    listed = ", ".join(str(network) for network in closed_networks(plan, host))
+    return f"flush set inet {TABLE} closed\nadd element inet {TABLE} closed {{ {listed} }}\n"
 
 
-def _key(lease: Lease) -> str:
-    return f'"{tap_name(lease.vm_id)}" . {lease.mac} . {lease.ip}'
+def closed_networks(plan: NetworkPlan, host: Iterable[Network]) -> list[ipaddress.IPv4Network]:
+    """What guests may not reach, merged and sorted."""
+    texts = [*NEVER, plan.guests, plan.uplink, *(f"{address}/{length}" for address, length in host)]
+    networks = [ipaddress.IPv4Network(text, strict=False) for text in texts]
+    return sorted(ipaddress.collapse_addresses(networks))
+
+
+def pins_of(elements: Sequence[object]) -> set[Pin]:
+    """The pins in nft's JSON listing of the set; ValueError if it is not one of ours."""
+    found = set()
+    for element in elements:
+        parts = element.get("concat") if isinstance(element, dict) else None
+        if not isinstance(parts, list) or len(parts) != 3:
+            raise ValueError(f"not a pin: {element!r}")
+        found.add(Pin(*(str(part) for part in parts)))
+    return found
+
+
+def _elements(verb: str, pins: Iterable[Pin]) -> str:
+    listed = ", ".join(each.element for each in sorted(set(pins)))
+    return f"{verb} element bridge {TABLE} {PINS} {{ {listed} }}\n" if listed else ""

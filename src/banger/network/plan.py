@@ -1,50 +1,121 @@
-"""Addresses of the network: pure arithmetic.
+"""Names and addresses of one daemon's network: pure.
 
-The guests' prefix is 10.113.0.0/16: .0.1 is the bridge, which is their gateway; leases begin at .0.16. The uplink has a prefix of its own
-(slirp4netns' 10.0.2.0/24), where .3 answers DNS.
+Guests hang on a bridge and see their gateway and name server as two addresses of it; behind the bridge the namespace routes, with masquerade,
+into a second small network where the uplink's program is the gateway. So the uplink knows one neighbour, however many guests there are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from banger.model.errors import RefusedError
 from banger.model.lease import Lease
 
-GUESTS: Final = ipaddress.IPv4Network("10.113.0.0/16")
-GATEWAY: Final = str(GUESTS[1])
-UPLINK: Final = ipaddress.IPv4Network("10.0.2.0/24")
-DNS: Final = "10.0.2.3"
 BRIDGE: Final = "br0"
-UPLINK_NAME: Final = "uplink0"
+BRIDGE_MAC: Final = bytes.fromhex("02b4ffffffff")
+UPLINK: Final = "uplink0"
 MTU: Final = 65520
-_FIRST = 16
 MAX_LEASES: Final = 1000  # a Linux bridge has 1,024 ports
+FIRST_GUEST: Final = 16  # the addresses below are for gateway, name server and what may come
 
 
-def plan_lease(vm_id: str, taken: Sequence[Lease]) -> Lease:
-    """The free lease of the smallest index; RefusedError when all are taken."""
-    used = {lease.index for lease in taken}
-    index = next((number for number in range(MAX_LEASES) if number not in used), None)
-    if index is None:
+@dataclass(frozen=True, slots=True)
+class NetworkPlan:
+    """The guests' network and the uplink's, both IPv4 and private to the namespace; they must not overlap."""
+
+    guests: str = "10.113.0.0/16"
+    uplink: str = "10.114.0.0/24"
+
+    def __post_init__(self) -> None:
+        guests, uplink = self._guests, self._uplink
+        if guests.overlaps(uplink) or guests.prefixlen > 26 or uplink.prefixlen > 24:
+            raise ValueError(f"networks {guests} and {uplink} overlap or are too small")
+
+    @property
+    def _guests(self) -> ipaddress.IPv4Network:
+        return ipaddress.IPv4Network(self.guests)
+
+    @property
+    def _uplink(self) -> ipaddress.IPv4Network:
+        return ipaddress.IPv4Network(self.uplink)
+
+    @property
+    def prefix_length(self) -> int:
+        """Of the guests' network."""
+        return self._guests.prefixlen
+
+    @property
+    def gateway(self) -> str:
+        """The guests' gateway: the bridge."""
+        return str(self._guests[1])
+
+    @property
+    def dns(self) -> str:
+        """The guests' name server: the bridge's second address, from where questions go on to the uplink's."""
+        return str(self._guests[2])
+
+    @property
+    def uplink_prefix_length(self) -> int:
+        """Of the uplink's network."""
+        return self._uplink.prefixlen
+
+    @property
+    def uplink_gateway(self) -> str:
+        """The uplink program (slirp4netns fixes the last numbers of these three)."""
+        return str(self._uplink[2])
+
+    @property
+    def uplink_dns(self) -> str:
+        """Where the uplink program answers DNS."""
+        return str(self._uplink[3])
+
+    @property
+    def uplink_address(self) -> str:
+        """The namespace's own end of the uplink."""
+        return str(self._uplink[100])
+
+    @property
+    def capacity(self) -> int:
+        """How many leases there are."""
+        return min(
+            MAX_LEASES, self._guests.num_addresses - FIRST_GUEST - 1
+        )  # not the broadcast address
+
+    def lease(self, vm_id: str, index: int) -> Lease:
+        """The lease number ``index``."""
+        return Lease(
+            vm_id=vm_id,
+            index=index,
+            mac=mac_address(vm_id, index),
+            ip=str(self._guests[FIRST_GUEST + index]),
+            prefix_length=self.prefix_length,
+            gateway=self.gateway,
+            dns=self.dns,
+        )
+
+    def plan_lease(self, vm_id: str, taken: Iterable[Lease]) -> Lease:
+        """The free lease with the smallest index; RefusedError if all are taken."""
+        used = {lease.index for lease in taken}
+        for index in range(self.capacity):
+            if index not in used:
+                return self.lease(vm_id, index)
         raise RefusedError(
-            f"all {MAX_LEASES} addresses are taken",
+            f"no address is free for VM {vm_id}",
+            detail=f"all {self.capacity} of {self.guests} are taken",
             hint="banger vm list, and delete what you do not need",
         )
-    return Lease(
-        vm_id, index, mac(vm_id), str(GUESTS[_FIRST + index]), GUESTS.prefixlen, GATEWAY, DNS
-    )
 
 
-def mac(vm_id: str) -> str:
-    """A locally administered unicast MAC (IEEE 802c: second bit of the first octet set) out of the VM's id."""
-    digest = hashlib.sha256(vm_id.encode()).digest()
-    return ":".join(f"{octet:02x}" for octet in (0x02, *digest[:5]))
+def mac_address(vm_id: str, index: int) -> str:
+    """A locally administered address, unique by the index; the VM's id keeps it from meaning another VM later."""
+    octets = b"\x02\xb4" + index.to_bytes(2) + hashlib.sha256(vm_id.encode()).digest()[:2]
+    return octets.hex(":")
 
 
-def tap_name(vm_id: str) -> str:
-    """The VM's TAP: ``tap-`` and 11 digits of its id make the 15 characters that an interface name may have."""
-    return f"tap-{vm_id[:11]}"
+def tap_name(lease: Lease) -> str:
+    """The lease's TAP, at most 15 characters."""
+    return f"tap{lease.index}"

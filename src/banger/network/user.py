@@ -1,7 +1,6 @@
-"""The network of one daemon, without any privilege: namespace, bridge, TAPs, filter, uplink. See docs/explanation/network.md.
+"""The network without privilege: `engine.ports.Network` over a holder's namespace, or over QEMU's own where there can be none.
 
-Where this host refuses user namespaces (or lacks nft or the uplink), VMs get QEMU's own user network, and a warning says what the guest can
-then reach.
+See docs/explanation/network.md.
 """
 
 from __future__ import annotations
@@ -9,227 +8,277 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from banger.host import proc
+from banger.host import fs, proc
 from banger.host.exec import find_program
-from banger.model.errors import BangerError, HostLacksError
+from banger.host.namespaces import probe_namespaces
+from banger.host.probe import Answer
+from banger.model.errors import BangerError, HostLacksError, InvalidInputError
 from banger.model.lease import Lease
 from banger.model.machine import NetworkAttachment
 from banger.network import filter as rules
-from banger.network.namespace import HolderClient, host_addresses
-from banger.network.plan import plan_lease, tap_name
-from banger.network.uplink import Uplink, check_kind
+from banger.network.control import HolderError
+from banger.network.plan import NetworkPlan, tap_name
+from banger.network.processes import UPLINKS
+from banger.network.record import Files
+from banger.network.space import Space, end_leftovers
 
 log = logging.getLogger(__name__)
-DIAL_S = 5.0
-ADDRESSES_EVERY_S = 5.0
-REPAIR_PAUSE_S = 0.2
+
+DIAL_S = 10.0
 LINGER_S = 30.0
-WARNING = (
-    "this VM has QEMU's own user network: its guest can reach services on this host's loopback and other addresses "
-    "(no user namespaces here: {why})"
-)
+DIED = "the network's holder died: VMs that ran then have no network until they are restarted"
 
 
 class UserNetwork:
-    """See `engine.ports.Network`."""
+    """The network of one daemon; see `engine.ports.Network`. Files: ``runtime_dir/net/``, and two logs in ``log_dir``."""
 
-    def __init__(self, runtime_dir: Path, log_dir: Path, *, uplink: str = "slirp4netns") -> None:
-        self._dir = runtime_dir / "net"
-        self._logs = log_dir
+    def __init__(
+        self,
+        runtime_dir: Path,
+        log_dir: Path,
+        *,
+        uplink: str = "slirp4netns",
+        plan: NetworkPlan | None = None,
+    ) -> None:
+        """``uplink``: slirp4netns or pasta; InvalidInputError for others. Touches nothing yet."""
+        if uplink not in UPLINKS:
+            raise InvalidInputError(
+                f"uplink {uplink!r} is not known",
+                detail=f"it must be one of {', '.join(UPLINKS)}",
+                hint="banger config show",
+            )
+        self._files = Files(runtime_dir, log_dir)
         self._kind = uplink
-        self._holder: HolderClient | None = None
-        self._uplink = Uplink(uplink, self._dir, log_dir / "uplink.log")
+        self._plan = plan or NetworkPlan()
         self._lock = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._attached: dict[str, Lease] = {}
-        self._known_addresses: set[str] = set()
-        self._why_not: str | None = None
+        self._space: Space | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._probe: asyncio.Task[Answer] | None = None
+        self._linger: asyncio.Task[None] | None = None
+        self._trouble = ""
 
     async def start(self) -> None:
-        """Adopt what an earlier daemon left. Nothing is started before the first VM needs it."""
-        self._holder = await HolderClient.adopt(self._dir)
-        if self._holder is not None:
-            if not self._uplink.adopt():
-                await self._uplink.start(self._holder)
-            await self._refresh_addresses(force=True)
-            self._watch()
+        """Adopt the network of an earlier daemon; if there is none begin to find out, beside other work, what this host allows."""
+        fs.make_private_dir(self._files.directory)
+        fs.make_private_dir(self._files.logs)
+        async with self._lock:
+            if await self._adopt() is None and not self._trouble:
+                await end_leftovers(self._files)
+        if self._space is None:
+            self._probe = self._begin_probe()
 
     def plan_lease(self, vm_id: str, taken: Sequence[Lease]) -> Lease:
-        """A free lease."""
-        return plan_lease(vm_id, taken)
+        """A free lease; see `NetworkPlan.plan_lease`."""
+        return self._plan.plan_lease(vm_id, taken)
 
     async def attach(self, lease: Lease, mode: str) -> NetworkAttachment:
-        """A TAP with its filter entry, or the fallback with its warning."""
+        """A TAP inside, or what else ``mode`` and this host lead to. Without a working filter there is no TAP.
+
+        Where there can be no namespace, ``auto`` falls back to QEMU's own user network, with a warning; ``user`` does not.
+        """
         if mode == "none":
             return NetworkAttachment("none", None)
         if mode == "bridge":
             raise HostLacksError(
                 "network mode bridge needs banger-helper, which is not built yet",
-                hint="leave --network out, or: --network user",
+                hint="use the network without privilege: --network user",
             )
-        try:
-            holder = await self._up()
-        except BangerError as error:
-            if mode == "user":
-                raise
-            self._why_not = " ".join(filter(None, (error.what, error.detail)))
-            log.warning("no namespace network: %s", self._why_not)
-            return NetworkAttachment("qemu-user", lease, warning=WARNING.format(why=self._why_not))
-        await self._refresh_addresses()
-        await holder.nft(rules.admit(lease))
-        try:
-            tap = await holder.ask("tap", name=tap_name(lease.vm_id))
-        except OSError as error:
-            await holder.nft(rules.dismiss(lease))
+        lacks = await self._lacks()
+        if lacks is not None and mode == "user":
             raise HostLacksError(
-                "a TAP cannot be made", detail=str(error), hint="see: banger daemon logs"
-            ) from error
-        self._attached[lease.vm_id] = lease
-        return NetworkAttachment("user", lease, tap_fd=tap, tap_name=tap_name(lease.vm_id))
-
-    async def _up(self) -> HolderClient:
-        """The holder, with filter and uplink; started if need be. Fails closed: without the filter there is no TAP."""
-        async with self._lock:
-            if self._holder is not None:
-                return self._holder
-            for program, package in (("nft", "nftables"), ("nsenter", "util-linux")):
-                find_program(program, package=package)
-            check_kind(self._kind)
-            holder = await HolderClient.start(self._dir, self._logs / "holder.log")
-            try:
-                self._known_addresses = host_addresses()
-                uplink = asyncio.create_task(self._uplink.start(holder))
-                try:
-                    await holder.nft(rules.ruleset(self._known_addresses))
-                finally:
-                    await asyncio.wait({uplink})
-                uplink.result()
-            except BaseException:
-                await self._uplink.end()
-                await holder.end()
-                raise
-            self._holder = holder
-            self._why_not = None
-            self._watch()
-            return holder
-
-    def _watch(self) -> None:
-        for work in (self._repair_uplink, self._follow_addresses, self._notice_holder):
-            self._spawn(work)
-
-    def _spawn(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
-        task = asyncio.create_task(work(), name="network")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _linger(self) -> None:
-        """Holder and uplink stay a little after the last VM: the next one starts faster."""
-        await asyncio.sleep(LINGER_S)
-        await self.stop()
-
-    async def _repair_uplink(self) -> None:
-        while True:
-            await self._uplink.wait_gone()
-            holder = self._holder
-            if holder is None:
-                return
-            log.warning("uplink %s has ended; starting it again", self._kind)
-            try:
-                await self._uplink.start(holder)
-            except (BangerError, OSError, TimeoutError) as error:
-                log.error("uplink could not be started again: %s", error)  # noqa: TRY400  the cause is in the text
-                await asyncio.sleep(ADDRESSES_EVERY_S)
-            await asyncio.sleep(REPAIR_PAUSE_S)
-
-    async def _follow_addresses(self) -> None:
-        while True:
-            await asyncio.sleep(ADDRESSES_EVERY_S)
-            try:
-                await self._refresh_addresses()
-            except (BangerError, OSError) as error:
-                log.warning("the filter could not follow the host's addresses: %s", error)
-
-    async def _refresh_addresses(self, *, force: bool = False) -> None:
-        now = host_addresses()
-        if self._holder is not None and (force or now != self._known_addresses):
-            await self._holder.nft(rules.replace_host_addresses(now))
-            self._known_addresses = now
-
-    async def _notice_holder(self) -> None:
-        holder = self._holder
-        if holder is None:
-            return
-        await proc.wait_gone(holder.identity)
-        if self._holder is holder:
-            log.error(
-                "the network's holder has ended: running VMs have no network until they are restarted"
+                "this host allows no network of banger's own", detail=lacks.why, hint=lacks.hint
             )
-            self._holder = None
-            holder.close()
-            await self._uplink.end()
+        if lacks is not None:
+            return NetworkAttachment("qemu-user", lease, warning=_open_to_host(lacks))
+        async with self._lock:
+            tap = await self._add_tap(lease)
+        return NetworkAttachment("user", lease, tap, tap_name(lease))
 
     def adopted(self, lease: Lease) -> None:
-        """A VM that runs since before this daemon holds this lease; its TAP and filter entry are there."""
-        self._attached[lease.vm_id] = lease
+        """A VM that runs since before this daemon holds this lease; that its TAP and pin are there is looked up, not believed."""
+        if self._space is None or not self._space.has(lease):
+            self._trouble = DIED
+            log.error("VM %s: %s", lease.vm_id, DIED)
 
     async def detach(self, lease: Lease) -> None:
-        """Take the filter entry back; the TAP goes with the VMM."""
-        self._attached.pop(lease.vm_id, None)
-        if self._holder is not None:
-            await self._holder.nft(rules.dismiss(lease))
-            if not self._attached:
-                self._spawn(self._linger)
+        """Take TAP and filter entries back; idempotent. After the last VM the network lingers a little."""
+        async with self._lock:
+            space = self._space
+            if space is None:
+                return
+            try:
+                await space.remove(lease)
+                unused = not space.guests()
+            except (OSError, BangerError):
+                if proc.alive(space.holder):
+                    raise
+                return
+            if unused:
+                self._begin_linger()
 
     async def dial(self, lease: Lease, port: int) -> socket.socket:
-        """A connected socket to the guest."""
-        if self._holder is None:
-            raise ConnectionRefusedError("the network is down")
-        descriptor = await self._holder.ask("socket")
-        if descriptor is None:
-            raise ConnectionRefusedError("the network's holder gave no socket")
-        connection = socket.socket(fileno=descriptor)
+        """A connected non-blocking TCP socket to ``port`` of the guest; OSError if nobody answers within 10 s."""
+        space = self._space
+        if space is None or not space.has(lease):
+            raise ConnectionRefusedError(f"VM {lease.vm_id} is not in the network")
         try:
-            connection.setblocking(False)  # noqa: FBT003  the standard library's signature
+            opened = await space.tcp_socket()
+        except HolderError as error:
+            raise ConnectionError(error.what) from error
+        try:
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with asyncio.timeout(DIAL_S):
-                await asyncio.get_running_loop().sock_connect(connection, (lease.ip, port))
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                await asyncio.get_running_loop().sock_connect(opened, (lease.ip, port))
         except BaseException:
-            connection.close()
+            opened.close()
             raise
-        return connection
+        return opened
 
     async def describe(self) -> Mapping[str, str]:
-        """``mode`` user or qemu-user; ``detail`` says what runs, or why not."""
-        if self._why_not is not None:
-            return {"mode": "qemu-user", "detail": self._why_not}
-        running = f"namespace of pid {self._holder.identity.pid}" if self._holder else "not started"
-        return {"mode": "user", "detail": f"{self._kind}, {running}"}
+        """``mode`` (user, qemu-user) and ``detail``, with what is wrong if anything is."""
+        lacks = await self._lacks()
+        if lacks is not None:
+            return {"mode": "qemu-user", "detail": _open_to_host(lacks)}
+        space = self._space
+        running = f"namespace of pid {space.holder.pid}" if space else "not started"
+        trouble = self._trouble or (space.trouble if space else "")
+        return {"mode": "user", "detail": ", ".join(filter(None, (self._kind, running, trouble)))}
 
     async def stop(self, *, if_unused: bool = True) -> None:
-        """End uplink and holder."""
+        """End holder and uplink; with ``if_unused`` only if nobody has a TAP."""
         async with self._lock:
-            holder = self._holder
-            if holder is None or (if_unused and self._attached):
+            space = self._space
+            if space is None or (if_unused and space.guests()):
                 return
-            self._holder = None
-            await self._end_tasks()
-            await self._uplink.end()
-            await holder.end()
-
-    async def _end_tasks(self) -> None:
-        tasks = self._tasks - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+            await self._let_go()
+            await space.end()
 
     async def close(self) -> None:
         """Let go; what VMs use lives on, what nobody uses ends."""
+        with suppress(OSError, BangerError):
+            await self.stop()
+        async with self._lock:
+            await self._let_go()
+        for task in (self._probe, self._linger):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+        self._probe = self._linger = None
+
+    def _begin_probe(self) -> asyncio.Task[Answer]:
+        return self._probe or asyncio.create_task(self._ask_host(), name="network probe")
+
+    async def _ask_host(self) -> Answer:
+        try:
+            find_program(self._kind, package=UPLINKS[self._kind])
+        except HostLacksError as error:
+            return Answer(ok=False, why=error.what, hint=error.hint)
+        return await asyncio.to_thread(probe_namespaces, rules.ruleset(self._plan, (), ()))
+
+    async def _lacks(self) -> Answer | None:
+        """Why there can be no namespace here; None if there can be, or is. A host that lacked something is asked again each time."""
+        if self._space is not None:
+            return None
+        self._probe = self._begin_probe()
+        answer = await asyncio.shield(self._probe)
+        if answer.ok:
+            return None
+        self._probe = None
+        return answer
+
+    async def _add_tap(self, lease: Lease) -> int:
+        space = await self._up()
+        try:
+            return await space.add_tap(lease)
+        except (OSError, BangerError) as error:
+            if proc.alive(space.holder):
+                raise _no_tap(lease, error) from error
+        log.error("network: %s", DIED)
+        space = await self._renew()
+        try:
+            return await space.add_tap(lease)
+        except OSError as error:
+            raise _no_tap(lease, error) from error
+
+    async def _up(self) -> Space:
+        """The running network: as it is, adopted after all, or a new one."""
+        if self._space is not None and proc.alive(self._space.holder):
+            return self._space
+        adopted = await self._adopt() if self._space is None else None
+        return adopted or await self._renew()
+
+    async def _adopt(self) -> Space | None:
+        self._trouble = ""
+        try:
+            space = await Space.adopt(self._files, self._plan, self._kind)
+        except (BangerError, OSError, ValueError) as error:
+            self._trouble = f"the network of an earlier daemon could not be adopted: {error}"
+            log.exception("network: it could not be adopted")
+            return None
+        if space is not None:
+            self._take(space)
+        return space
+
+    async def _renew(self) -> Space:
+        """A network in place of one that is gone or was never there."""
+        await self._let_go()
+        await end_leftovers(self._files)
+        space = await Space.create(self._files, self._plan, self._kind)
+        self._take(space)
+        return space
+
+    def _take(self, space: Space) -> None:
+        self._space = space
+        self._trouble = ""
+        self._watcher = asyncio.create_task(self._watch(space), name="network holder")
+
+    async def _let_go(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.cancel()
+            await asyncio.wait({watcher})
+        space, self._space = self._space, None
+        if space is not None:
+            await space.close()
+
+    async def _watch(self, space: Space) -> None:
+        await proc.wait_gone(space.holder)
+        async with self._lock:
+            if self._space is not space:
+                return
+            self._space, self._watcher, self._trouble = None, None, DIED
+            log.error("network: %s", DIED)
+            await space.close()
+            with suppress(OSError, BangerError):
+                await end_leftovers(self._files)
+
+    def _begin_linger(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+        self._linger = asyncio.create_task(self._stop_later(), name="network linger")
+
+    async def _stop_later(self) -> None:
+        """The network stays a little after the last VM: the next one starts faster."""
+        await asyncio.sleep(LINGER_S)
         await self.stop()
-        await self._end_tasks()
-        if self._holder is not None:
-            self._holder.close()
-            self._holder = None
+
+
+def _no_tap(lease: Lease, error: OSError | BangerError) -> BangerError:
+    detail = error.detail if isinstance(error, BangerError) else ""
+    return HostLacksError(
+        f"VM {lease.vm_id} got no network: {error}",
+        detail=detail,
+        hint="run the VM without a network: --network none",
+    )
+
+
+def _open_to_host(lacks: Answer) -> str:
+    hint = f" To change that: {lacks.hint}" if lacks.hint else ""
+    return (
+        f"QEMU's own user network, because there can be no namespace ({lacks.why}): the guest can reach services on this host, "
+        f"also those that listen on 127.0.0.1 only.{hint}"
+    )

@@ -1,0 +1,53 @@
+"""The host's own addresses, which guests may not reach: asked of the kernel, and told by it when they change."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from banger.host.netlink import ADDRESS_GROUPS, Route
+from banger.network.filter import Network
+
+_SETTLE_S = 0.02  # addresses come in bursts
+_EVENT_BYTES = 1 << 16
+
+
+def host_networks() -> list[Network]:
+    """What this process' network namespace answers to, as (address, prefix length), sorted; takes 0.2 ms."""
+    with Route.here() as route:
+        return route.local_networks()
+
+
+class AddressWatch:
+    """Calls ``changed`` soon after the host's addresses may have changed; costs nothing until then. Needs a running event loop."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._channel = socket.socket(socket.AF_NETLINK, kind, 0)
+        self._channel.bind((0, ADDRESS_GROUPS))
+        self._loop.add_reader(self._channel, self._heard)
+
+    def _heard(self) -> None:
+        try:
+            while self._channel.recv(_EVENT_BYTES):
+                pass
+        except OSError:  # nothing more, or events were lost: either way look at the whole
+            pass
+        if self._timer is None:
+            self._timer = self._loop.call_later(_SETTLE_S, self._settled)
+
+    def _settled(self) -> None:
+        self._timer = None
+        self._changed()
+
+    def close(self) -> None:
+        """Stop; idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._channel.fileno() >= 0:
+            self._loop.remove_reader(self._channel)
+            self._channel.close()

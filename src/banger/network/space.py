@@ -1,0 +1,287 @@
+"""A running network: the holder's namespace with its links, filter and uplink, and what keeps them whole.
+
+Order matters everywhere: a TAP is up and handed out only after the filter knows its guest, and a guest's pin goes after its TAP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+
+from banger.host import nft, proc
+from banger.host.namespaces import NamespacePair
+from banger.host.netlink import Route
+from banger.host.undo import UndoStack
+from banger.model.clock import monotonic_ms
+from banger.model.errors import BangerError
+from banger.model.lease import Lease
+from banger.model.process import ProcessIdentity
+from banger.network import filter as rules
+from banger.network.control import HolderError, ask, ask_one
+from banger.network.filter import Network, Pin
+from banger.network.host_addresses import AddressWatch, host_networks
+from banger.network.plan import BRIDGE, BRIDGE_MAC, MTU, UPLINK, NetworkPlan, tap_name
+from banger.network.processes import end, start_holder, start_uplink
+from banger.network.record import Files, NetworkRecord, read_record, write_record
+
+log = logging.getLogger(__name__)
+
+_SHORT_LIFE_MS = 2000.0
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
+
+
+class Space:
+    """One running network. Make it with `create` or `adopt`; `add_tap`, `remove` and `end` must not overlap (the caller has a lock)."""
+
+    def __init__(self, files: Files, record: NetworkRecord, route: Route) -> None:
+        self._files = files
+        self._record = record
+        self._route = route
+        self._pins: set[Pin] = set()
+        self._host: list[Network] = []
+        self._filter_lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watch: AddressWatch | None = None
+        self.trouble = ""
+
+    @property
+    def holder(self) -> ProcessIdentity:
+        """The holder's process."""
+        return self._record.holder
+
+    @property
+    def uplink(self) -> ProcessIdentity | None:
+        """The uplink's process, if it runs."""
+        return self._record.uplink
+
+    @classmethod
+    async def create(cls, files: Files, plan: NetworkPlan, kind: str) -> Space:
+        """Start a holder and lay out everything inside; on failure nothing is left."""
+        async with UndoStack() as undo:
+            holder = await start_holder(files)
+            undo.push("end the network's holder", lambda: _end_all(files, holder, None))
+            record = NetworkRecord(holder, plan, kind)
+            write_record(files.record, record)
+            space = cls(files, record, await _route(files))
+            undo.push("close the network", space.close)
+            space._lay_out()
+            await space._reset_filter()
+            await ask(files.control, "uplink", name=UPLINK)
+            space._lay_out_uplink()
+            await space._start_uplink()
+            space._guard()
+            undo.release()
+        return space
+
+    @classmethod
+    async def adopt(cls, files: Files, plan: NetworkPlan, kind: str) -> Space | None:
+        """Take over what an earlier daemon left, its filter renewed; None if there is nothing of use."""
+        record = read_record(files.record)
+        if record is None or not proc.alive(record.holder):
+            return None
+        if record != NetworkRecord(record.holder, plan, kind, record.uplink):
+            log.warning("the network of an earlier daemon is laid out differently; it is ended")
+            return None
+        try:
+            reply, _ = await ask(files.control, "hello")
+        except (OSError, HolderError) as error:
+            log.warning("the network of an earlier daemon does not answer; it is ended: %s", error)
+            return None
+        if reply.get("pid") != record.holder.pid:
+            return None
+        async with UndoStack() as undo:
+            space = cls(files, record, await _route(files))
+            undo.push("let the network go", space.close)
+            space._pins = await space._listed_pins()
+            await space._reset_filter()
+            if record.uplink is None or not proc.alive(record.uplink):
+                space._set_uplink(None)
+            space._guard()
+            undo.release()
+        return space
+
+    def has(self, lease: Lease) -> bool:
+        """Whether this guest may speak here."""
+        return Pin.of(lease) in self._pins
+
+    def guests(self) -> list[str]:
+        """Names of the TAPs that somebody holds."""
+        return self._route.ports(BRIDGE)
+
+    async def add_tap(self, lease: Lease) -> int:
+        """The descriptor of a new TAP for this lease, filtered and up. On failure there is no TAP."""
+        name, new = tap_name(lease), Pin.of(lease)
+        stale = {pin for pin in self._pins if pin.tap == name or pin.ip == lease.ip} - {new}
+        self._route.delete_link(name)
+        await self._renew_filter(rules.unpin(stale) + rules.pin([new]))
+        self._pins = (self._pins - stale) | {new}
+        tap = await ask_one(self._files.control, "tap", name=name)
+        try:
+            self._route.set_link(name, mtu=MTU)
+            self._route.add_closed_port(BRIDGE, name)
+            mac = bytes.fromhex(lease.mac.replace(":", ""))
+            self._route.fix_neighbour(BRIDGE, name, mac, lease.ip)
+            self._route.set_link(name, up=True)
+        except BaseException:
+            os.close(tap)
+            raise
+        return tap
+
+    async def remove(self, lease: Lease) -> None:
+        """Take the guest's TAP and pin away; idempotent."""
+        gone = {pin for pin in self._pins if pin.tap == tap_name(lease)}
+        self._route.delete_link(tap_name(lease))
+        self._route.forget_neighbour(BRIDGE, lease.ip)
+        if gone:
+            await self._nft(rules.unpin(gone))
+            self._pins -= gone
+
+    async def tcp_socket(self) -> socket.socket:
+        """An unconnected non-blocking TCP socket inside the namespace."""
+        opened = socket.socket(fileno=await ask_one(self._files.control, "tcp"))
+        opened.setblocking(False)  # noqa: FBT003  the standard library's signature
+        return opened
+
+    async def end(self) -> None:
+        """End uplink and holder; the kernel removes the rest. Idempotent."""
+        await self.close()
+        await _end_all(self._files, self.holder, self.uplink)
+
+    async def close(self) -> None:
+        """Let go: holder and uplink live on. Idempotent."""
+        if self._watch is not None:
+            self._watch.close()
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._route.close()
+
+    def _lay_out(self) -> None:
+        plan, route = self._record.plan, self._route
+        route.add_bridge(BRIDGE, BRIDGE_MAC)
+        route.add_address(BRIDGE, plan.gateway, plan.prefix_length)
+        route.add_address(BRIDGE, plan.dns, plan.prefix_length)
+        route.set_link(BRIDGE, up=True, mtu=MTU)
+        route.forward_ipv4(BRIDGE)
+
+    def _lay_out_uplink(self) -> None:
+        plan, route = self._record.plan, self._route
+        route.add_address(UPLINK, plan.uplink_address, plan.uplink_prefix_length)
+        route.set_link(UPLINK, up=True, mtu=MTU)
+        route.add_default_route(plan.uplink_gateway, UPLINK)
+        route.forward_ipv4(UPLINK)
+
+    async def _reset_filter(self) -> None:
+        async with self._filter_lock:
+            host = host_networks()
+            await self._nft(rules.ruleset(self._record.plan, self._pins, host))
+            self._host = host
+
+    async def _renew_filter(self, changes: str = "") -> None:
+        """Make ``changes`` and close addresses that the host got meanwhile, in one transaction."""
+        async with self._filter_lock:
+            host = host_networks()
+            if host != self._host:
+                changes += rules.close_networks(self._record.plan, host)
+            if changes:
+                await self._nft(changes)
+            self._host = host
+
+    async def _nft(self, text: str) -> None:
+        async with self._inside() as inside:
+            await nft.apply(text, inside)
+
+    async def _listed_pins(self) -> set[Pin]:
+        async with self._inside() as inside:
+            return rules.pins_of(await nft.elements("bridge", rules.TABLE, rules.PINS, inside))
+
+    @asynccontextmanager
+    async def _inside(self) -> AsyncIterator[NamespacePair]:
+        _, descriptors = await ask(self._files.control, "namespaces", expect=2)
+        try:
+            yield NamespacePair(*descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    async def _start_uplink(self) -> None:
+        record = self._record
+        self._set_uplink(
+            await start_uplink(record.uplink_kind, record.plan, self._files, self._route)
+        )
+
+    def _set_uplink(self, identity: ProcessIdentity | None) -> None:
+        old = self._record
+        self._record = NetworkRecord(old.holder, old.plan, old.uplink_kind, identity)
+        write_record(self._files.record, self._record)
+
+    def _guard(self) -> None:
+        self._watch = AddressWatch(lambda: self._spawn(self._follow_host()))
+        self._spawn(self._keep_uplink())
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work, name="network")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _follow_host(self) -> None:
+        try:
+            await self._renew_filter()
+        except (BangerError, OSError) as error:
+            self._complain(f"new addresses of the host could not be closed: {error}")
+
+    async def _keep_uplink(self) -> None:
+        """Start the uplink again whenever it ends: at once, but with growing pauses if it never lives long."""
+        pause_s = 0.0
+        while True:
+            began_ms = monotonic_ms()
+            if self.uplink is not None:
+                await proc.wait_gone(self.uplink)
+                if not proc.alive(self.holder):
+                    return
+                log.warning("the network's uplink has ended; it is started again")
+                if monotonic_ms() - began_ms > _SHORT_LIFE_MS:
+                    pause_s = 0.0
+            await asyncio.sleep(pause_s)
+            pause_s = min(_MAX_PAUSE_S, pause_s * 2 + _FIRST_PAUSE_S)
+            try:
+                await self._start_uplink()
+                self.trouble = ""
+            except (BangerError, OSError) as error:
+                if not proc.alive(self.holder):
+                    return
+                self._set_uplink(None)
+                self._complain(f"the uplink cannot be started: {error}")
+
+    def _complain(self, trouble: str) -> None:
+        self.trouble = trouble
+        log.error("network: %s", trouble)
+
+
+async def _route(files: Files) -> Route:
+    return Route(socket.socket(fileno=await ask_one(files.control, "route")))
+
+
+async def _end_all(files: Files, holder: ProcessIdentity, uplink: ProcessIdentity | None) -> None:
+    await end(uplink)
+    if proc.alive(holder):
+        with suppress(OSError, HolderError):
+            await ask(files.control, "stop", timeout_s=1.0)
+    await end(holder)
+    files.forget()
+
+
+async def end_leftovers(files: Files) -> None:
+    """End what an earlier daemon left and nobody adopts, also if it never came to write it down."""
+    record = read_record(files.record)
+    if record is not None:
+        await _end_all(files, record.holder, record.uplink)
+    for identity in proc.find_by_argument(str(files.control)):
+        await end(identity)
+    files.forget()
