@@ -1,6 +1,7 @@
 """Trace points: silent, until a test asks."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -44,6 +45,6 @@ def test_an_unknown_action_is_refused():
 def test_the_environment_is_read_and_kill_is_sigkill():
     code = "import asyncio; from banger.host import faults; faults.load(); asyncio.run(faults.point('here'))"
     done = subprocess.run(
-        [sys.executable, "-c", code], env={"BANGER_FAULTS": "here=kill"}, check=False
+        [sys.executable, "-c", code], env={**os.environ, "BANGER_FAULTS": "here=kill"}, check=False
     )
     assert done.returncode == -signal.SIGKILL

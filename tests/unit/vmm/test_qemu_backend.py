@@ -81,7 +81,7 @@ async def test_a_qemu_that_never_answers_is_ended(request_, program, monkeypatch
 
 
 async def test_a_cancelled_launch_ends_its_qemu(request_, program):
-    vmm = QemuVmm(accel="tcg", program=program("sleep 86399"))
+    vmm = QemuVmm(accel="tcg", program=program("sleep 86398.5"))
     task = asyncio.create_task(vmm.launch(request_))
     async with asyncio.timeout(10):
         while vmm.find(request_.paths) is None:
@@ -93,7 +93,7 @@ async def test_a_cancelled_launch_ends_its_qemu(request_, program):
     assert not os.path.exists(f"/proc/{identity.pid}")
     nothing_left(request_)
     for leftover in proc.find_by_argument(
-        "86399"
+        "86398.5"
     ):  # the script's own child, which a real QEMU may not have
         await proc.kill(leftover)
 
