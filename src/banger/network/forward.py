@@ -12,16 +12,21 @@ from contextlib import suppress
 from banger.model.errors import BangerError, HostLacksError, RefusedError
 
 log = logging.getLogger(__name__)
+
 Dial = Callable[[], Awaitable[socket.socket]]
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 128 * 1024
+TURN_BYTES = 4 << 20  # after so much in one go others have their turn
 MAX_CONNECTIONS = 256
-DIAL_S = 10.0
+DIAL_S = 15.0
+SILENCE_S = 10.0
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
 
 class Relays:
-    """See `engine.ports.Relays`."""
+    """See `engine.ports.Relays`. Each port relays up to ``max_connections`` at a time; more wait in the kernel's queue."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_connections: int = MAX_CONNECTIONS) -> None:
+        self._max_connections = max_connections
         self._ports: dict[int, _Relay] = {}
 
     @property
@@ -30,31 +35,24 @@ class Relays:
         return sorted(self._ports)
 
     async def add(self, host_port: int, dial: Dial) -> int:
-        """Listen on 127.0.0.1:``host_port``; the real port."""
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        """Listen on 127.0.0.1:``host_port`` (0: any free one) and relay each connection to ``dial()``; the real port.
+
+        RefusedError if it is taken, HostLacksError if we may not have it.
+        """
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", host_port))
             listener.listen(128)
-            listener.setblocking(False)  # noqa: FBT003  the standard library's signature
         except OSError as error:
             listener.close()
-            if error.errno == errno.EADDRINUSE:
-                raise RefusedError(
-                    f"port {host_port} of 127.0.0.1 is taken",
-                    hint=f"see who has it: ss -tlnp 'sport = :{host_port}'",
-                ) from error
-            raise HostLacksError(
-                f"cannot listen on port {host_port}",
-                detail=str(error),
-                hint="choose a port above 1023",
-            ) from error
+            raise _not_ours(host_port, error) from error
         port = int(listener.getsockname()[1])
-        self._ports[port] = _Relay(listener, dial)
+        self._ports[port] = _Relay(listener, dial, self._max_connections)
         return port
 
     async def remove(self, host_port: int) -> None:
-        """Stop listening and end its connections."""
+        """Stop listening and end its connections; idempotent."""
         relay = self._ports.pop(host_port, None)
         if relay is not None:
             await relay.close()
@@ -66,23 +64,26 @@ class Relays:
 
 
 class _Relay:
-    def __init__(self, listener: socket.socket, dial: Dial) -> None:
+    """One listening port. Owns ``listener``."""
+
+    def __init__(self, listener: socket.socket, dial: Dial, max_connections: int) -> None:
         self._listener = listener
         self._dial = dial
+        self._max_connections = max_connections
         self._connections: set[asyncio.Task[None]] = set()
         self._task = asyncio.create_task(self._accept(), name=f"relay {listener.getsockname()[1]}")
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            if len(self._connections) >= self._max_connections:
+                await asyncio.wait(self._connections, return_when=asyncio.FIRST_COMPLETED)
+                continue
             try:
                 client, _ = await loop.sock_accept(self._listener)
             except OSError as error:  # out of descriptors, or the client has gone already
                 log.warning("relay: %s", error)
                 await asyncio.sleep(0.1)
-                continue
-            if len(self._connections) >= MAX_CONNECTIONS:
-                client.close()
                 continue
             task = asyncio.create_task(self._serve(client))
             self._connections.add(task)
@@ -97,33 +98,91 @@ class _Relay:
                 log.info("relay: the guest cannot be reached: %s", error)
                 return
             with guest:
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 await _both_ways(client, guest)
 
     async def close(self) -> None:
-        for task in (self._task, *self._connections):
+        tasks = {self._task, *self._connections}
+        for task in tasks:
             task.cancel()
-        await asyncio.wait({self._task, *self._connections})
+        await asyncio.wait(tasks)
         self._listener.close()
 
 
-async def _both_ways(one: socket.socket, other: socket.socket) -> None:
-    """Relay until both directions have ended; the end of one is passed on as such (shutdown), as TCP has it."""
-    tasks = {asyncio.create_task(_copy(one, other)), asyncio.create_task(_copy(other, one))}
+def _not_ours(port: int, error: OSError) -> BangerError:
+    if error.errno == errno.EADDRINUSE:
+        return RefusedError(
+            f"port {port} of 127.0.0.1 is taken",
+            detail="another program or VM listens there",
+            hint=f"see who: ss -tlnp 'sport = :{port}'",
+        )
+    return HostLacksError(
+        f"port {port} of 127.0.0.1 cannot be had: {error.strerror}",
+        hint="choose a port above 1023",
+    )
+
+
+async def _both_ways(client: socket.socket, guest: socket.socket) -> None:
+    """Relay until both directions have ended, or one broke. The end of one is passed on as such (shutdown) between TCP sockets.
+
+    Another kind of stream to the guest has no half-close: there the client's end waits until the guest has been silent for a while.
+    """
+    for end in (client, guest):
+        if end.family == socket.AF_INET:
+            _set_options(end)
+    towards_guest, from_guest = _Direction(client, guest), _Direction(guest, client)
+    outward = asyncio.create_task(towards_guest.carry())
+    inward = asyncio.create_task(from_guest.carry())
+    tasks = {outward, inward}
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.exception()  # a reset of one side ends both: nothing else is to be said
+        if guest.family == socket.AF_INET:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        else:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await _silence(inward, from_guest)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.exception()  # a reset of one side ends both: there is nobody else to tell
 
 
-async def _copy(source: socket.socket, target: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    buffer = memoryview(bytearray(CHUNK_BYTES))
-    while size := await loop.sock_recv_into(source, buffer):
-        await loop.sock_sendall(target, buffer[:size])
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
+def _set_options(end: socket.socket) -> None:
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        end.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+async def _silence(task: asyncio.Task[None], direction: _Direction) -> None:
+    """Return when ``task`` has ended, or has carried nothing for a while."""
+    seen_bytes = -1
+    while not task.done() and seen_bytes != direction.carried_bytes:
+        seen_bytes = direction.carried_bytes
+        await asyncio.wait({task}, timeout=SILENCE_S)
+
+
+class _Direction:
+    """Bytes from ``source`` to ``target``."""
+
+    def __init__(self, source: socket.socket, target: socket.socket) -> None:
+        self._source = source
+        self._target = target
+        self.carried_bytes = 0
+
+    async def carry(self) -> None:
+        """Carry bytes until ``source`` ends; at most one chunk is under way, so a slow reader slows the writer."""
+        loop = asyncio.get_running_loop()
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        turn_bytes = 0
+        while size := await loop.sock_recv_into(self._source, buffer):
+            await loop.sock_sendall(self._target, buffer[:size])
+            self.carried_bytes += size
+            turn_bytes += size
+            if turn_bytes >= TURN_BYTES:
+                turn_bytes = 0
+                await asyncio.sleep(0)
+        if self._target.family == socket.AF_INET:
+            with suppress(OSError):
+                self._target.shutdown(socket.SHUT_WR)

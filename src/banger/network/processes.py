@@ -12,7 +12,7 @@ from pathlib import Path
 
 from banger.host import fs, proc
 from banger.host.exec import find_program, spawn
-from banger.host.namespaces import NamespacePair, make, small_python
+from banger.host.namespaces import make, small_python
 from banger.host.netlink import Route
 from banger.host.paths import check_socket_path
 from banger.model.clock import Deadline
@@ -67,43 +67,44 @@ def _listen(path: Path) -> socket.socket:
 
 
 def uplink_argv(
-    kind: str, plan: NetworkPlan, inside: NamespacePair, *, ready_fd: int, exit_fd: int
+    kind: str, plan: NetworkPlan, holder_pid: int, *, ready_fd: int, exit_fd: int
 ) -> list[str]:
-    """The uplink program's command line. The link ``uplink0`` is there already, with its address: the program may come and go."""
+    """The uplink program's command line. The link ``uplink0`` is there already, with its address: the program may come and go.
+
+    Both are told the holder's pid: slirp4netns 1.2 cannot sandbox itself as an ordinary user when it is given the namespaces' files.
+    """
     program = find_program(kind, package=UPLINKS[kind])
-    user, network = (f"/proc/self/fd/{number}" for number in inside.descriptors)
     if kind == "pasta":
         identity = ["--runas", "0:0"] if os.geteuid() == 0 else []  # nobody may not enter
         return [
-            program, "--foreground", "--quiet", *identity, "--no-netns-quit", "--userns", user, "--netns", network,
-            "--ns-ifname", UPLINK, "--mtu", str(MTU), "--ipv4-only", "--no-map-gw",
+            program, "--foreground", "--quiet", *identity, "--no-netns-quit", "--ns-ifname", UPLINK, "--mtu", str(MTU), "--ipv4-only", "--no-map-gw",
             "--address", plan.uplink_address, "--netmask", str(plan.uplink_prefix_length),
             "--gateway", plan.uplink_gateway, "--dns-forward", plan.uplink_dns,
-            "-t", "none", "-u", "none", "-T", "none", "-U", "none",
+            "-t", "none", "-u", "none", "-T", "none", "-U", "none", str(holder_pid),
         ]  # fmt: skip
     return [
         program, "--disable-host-loopback", "--enable-sandbox", "--enable-seccomp", f"--mtu={MTU}", f"--cidr={plan.uplink}",
-        f"--ready-fd={ready_fd}", f"--exit-fd={exit_fd}", f"--userns-path={user}", "--netns-type=path", network, UPLINK,
+        f"--ready-fd={ready_fd}", f"--exit-fd={exit_fd}", str(holder_pid), UPLINK,
     ]  # fmt: skip
 
 
-async def start_uplink(kind: str, plan: NetworkPlan, files: Files, route: Route) -> ProcessIdentity:
+async def start_uplink(
+    kind: str, plan: NetworkPlan, holder_pid: int, files: Files, route: Route
+) -> ProcessIdentity:
     """Start the uplink's program on the link that is made for it; it carries packets when this returns.
 
     slirp4netns ends with the holder, by itself. On failure nothing is left.
     """
     log_from = fs.length_bytes(files.uplink_log)
     with _closing() as opened:
-        _, inside = await ask(files.control, "namespaces", expect=2)
-        opened.extend(inside)
         opened.append(exit_fd := await ask_one(files.control, "lifeline"))
         ready, ready_fd = os.pipe()
         opened.extend((ready, ready_fd))
-        argv = uplink_argv(kind, plan, NamespacePair(*inside), ready_fd=ready_fd, exit_fd=exit_fd)
+        argv = uplink_argv(kind, plan, holder_pid, ready_fd=ready_fd, exit_fd=exit_fd)
         child = spawn(
             argv,
             log=files.uplink_log,
-            pass_fds=[*inside, exit_fd, ready_fd],
+            pass_fds=[exit_fd, ready_fd],
             env={"BANGER_RUNTIME_DIR": str(files.runtime)},  # says whose it is, in /proc
             cwd=Path("/"),
         )

@@ -213,7 +213,9 @@ class Space:
     async def _start_uplink(self) -> None:
         record = self._record
         self._set_uplink(
-            await start_uplink(record.uplink_kind, record.plan, self._files, self._route)
+            await start_uplink(
+                record.uplink_kind, record.plan, self.holder.pid, self._files, self._route
+            )
         )
 
     def _set_uplink(self, identity: ProcessIdentity | None) -> None:
