@@ -274,14 +274,12 @@ async def test_broken_and_tiny_frames_do_no_harm(guests, own_host):
 async def test_more_guests_than_the_uplink_has_neighbour_entries_all_work(guests, own_host):
     """libslirp remembers 16 neighbours; it has one here, however many guests there are."""
     wires = [await guests.wire() for _ in range(40)]
-    for round_number in range(2):
-        for wire in wires:
-            text = f"{wire.lease.ip} {round_number}".encode()
+    for number in range(2):
+        texts = [f"{wire.lease.ip} {number}".encode() for wire in wires]
+        for wire, text in zip(wires, texts, strict=True):
             wire.send_ipv4(ipv4(wire.lease.ip, BEYOND, 17, udp(ECHO_PORT, text)))
-        for wire in wires:
-            wire.wait_for(
-                lambda frame, text=f"{wire.lease.ip} {round_number}".encode(): frame.endswith(text)
-            )
+        for wire, text in zip(wires, texts, strict=True):
+            wire.wait_for(lambda frame, wanted=text: frame.endswith(wanted))
 
 
 async def test_a_detached_guest_can_say_nothing_more(guests, own_host):

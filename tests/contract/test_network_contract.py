@@ -1,0 +1,88 @@
+"""What a network promises (`engine.ports.Network`): one suite for the fake and for the namespace of our own."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from banger.host.namespaces import probe_namespaces
+from banger.network.user import UserNetwork
+from tests.framework.fake_world import FakeNetwork, World
+
+
+@pytest.fixture(params=["fake", "user"])
+async def network(request, tmp_path):
+    if request.param == "fake":
+        yield FakeNetwork(World(tmp_path))
+        return
+    answer = probe_namespaces()
+    if not answer:
+        pytest.skip(f"no namespaces: {answer.why}; {answer.hint}")
+    directory = Path(tempfile.mkdtemp(prefix="bgn-", dir="/tmp"))
+    made = UserNetwork(directory, directory)
+    await made.start()
+    yield made
+    await made.stop(if_unused=False)
+    await made.close()
+    shutil.rmtree(directory)
+
+
+def release(attached):
+    if attached.tap_fd is not None:
+        os.close(attached.tap_fd)
+
+
+async def test_leases_do_not_share_anything(network):
+    taken = []
+    for number in range(20):
+        taken.append(network.plan_lease(f"{number:012x}", taken))
+    for key in ("vm_id", "index", "mac", "ip"):
+        assert len({getattr(lease, key) for lease in taken}) == 20
+    assert len({(lease.gateway, lease.dns, lease.prefix_length) for lease in taken}) == 1
+
+
+async def test_the_smallest_free_index_is_used_again(network):
+    taken = [network.plan_lease("a" * 12, [])]
+    taken.append(network.plan_lease("b" * 12, taken))
+    assert network.plan_lease("c" * 12, taken[1:]).index == taken[0].index
+
+
+async def test_a_guest_is_attached_with_its_lease(network):
+    lease = network.plan_lease("a" * 12, [])
+    attached = await network.attach(lease, "auto")
+    assert (attached.mode, attached.lease, attached.warning) == ("user", lease, "")
+    release(attached)
+    await network.detach(lease)
+
+
+async def test_detaching_is_idempotent_also_for_what_was_never_attached(network):
+    lease = network.plan_lease("a" * 12, [])
+    await network.detach(lease)
+    release(await network.attach(lease, "user"))
+    for _ in range(2):
+        await network.detach(lease)
+
+
+async def test_none_has_no_nic(network):
+    attached = await network.attach(network.plan_lease("a" * 12, []), "none")
+    assert (attached.mode, attached.tap_fd) == ("none", None)
+
+
+async def test_dialing_a_guest_that_is_not_there_is_an_os_error(network):
+    with pytest.raises(ConnectionRefusedError):
+        await network.dial(network.plan_lease("a" * 12, []), 22)
+
+
+async def test_it_describes_itself(network):
+    described = await network.describe()
+    assert described["mode"] == "user"
+    assert described["detail"]
+
+
+async def test_stopping_and_closing_twice_is_fine(network):
+    await network.stop()
+    await network.stop()
+    await network.close()
+    await network.close()
