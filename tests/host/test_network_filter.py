@@ -1,6 +1,7 @@
 """What leaves a guest gets where it may, and nowhere else: proved with real stacks and with hand-made frames."""
 
 import asyncio
+import os
 import socket
 
 import pytest
@@ -165,6 +166,15 @@ async def test_frames_for_one_guest_are_never_shown_to_another(guests, own_host)
     await in_thread(one.wait_for, lambda frame: frame[12:14] == b"\x08\0" and frame[23] == 6)
     wanted.cancel()
     assert list(other.frames(0.1)) == []
+
+
+async def test_what_is_for_a_vm_that_has_just_died_is_not_shown_to_others(guests, own_host):
+    gone, other = await guests.attach(), await guests.wire()
+    os.close(gone.tap_fd)
+    dialing = asyncio.create_task(guests.network.dial(gone.lease, 22))
+    await asyncio.sleep(0.2)
+    dialing.cancel()
+    assert arrived(other, own_host) == []
 
 
 @pytest.mark.parametrize("lie", ["mac", "ip", "both", "other guest", "vlan", "unspecified", "host"])

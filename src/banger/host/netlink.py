@@ -21,8 +21,7 @@ _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _DUMP, _EXCLUSIVE_CREATE, _REPLACE_CREATE = 0x1, 0x4, 0x300, 0x600, 0x500
 _ADDRESS, _IFNAME, _MTU, _MASTER, _LINKINFO, _AF_SPEC = 1, 3, 4, 10, 18, 26
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
-_PORT_LEARNING, _PORT_FLOOD, _PORT_MULTICAST_FLOOD, _PORT_BROADCAST_FLOOD = 8, 9, 27, 30
-_PORT_ISOLATED = 33
+_PORT_LEARNING, _PORT_FLOOD, _PORT_ISOLATED = 8, 9, 33
 _BRIDGE_FORWARD_DELAY, _BRIDGE_STP, _BRIDGE_MCAST_SNOOPING = 1, 5, 23
 _INET_CONF, _CONF_FORWARDING, _CONF_ACCEPT_REDIRECTS, _CONF_SEND_REDIRECTS = 1, 1, 4, 6
 _IFA_ADDRESS, _IFA_LOCAL, _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 2, 1, 4, 5
@@ -161,14 +160,14 @@ class Route:
         self._do(_NEWLINK, message, f"forward on {name}")
 
     def add_closed_port(self, bridge: str, name: str) -> None:
-        """Make link ``name`` a port of ``bridge`` that reaches no other such port, learns no addresses and gets no flooded frames:
-        only what is sent to a MAC that `fix_neighbour` put there.
+        """Make link ``name`` a port of ``bridge`` that reaches no other such port and learns no addresses; of unicast frames it gets only
+        those for a MAC that `fix_neighbour` put there.
         """
         index = self.index(name)
         join = _link(index, attribute(_MASTER, self.index(bridge)))
         self._do(_NEWLINK, join, f"put {name} on {bridge}")
-        off = (_PORT_LEARNING, _PORT_FLOOD, _PORT_MULTICAST_FLOOD, _PORT_BROADCAST_FLOOD)
-        flags = [attribute(_PORT_ISOLATED, _byte(1)), *(attribute(flag, _byte(0)) for flag in off)]
+        flags = [attribute(_PORT_ISOLATED, _byte(1))]
+        flags += [attribute(each, _byte(0)) for each in (_PORT_LEARNING, _PORT_FLOOD)]
         data = nested(_INFO_SLAVE_DATA, *flags)
         close = _link(
             index, nested(_LINKINFO, attribute(_INFO_SLAVE_KIND, b"bridge"), data)
