@@ -214,6 +214,21 @@ async def test_an_uplink_that_cannot_start_is_said_and_tried_again(network, gues
     assert await in_thread(guest.tcp_echo, BEYOND) == b"hello"
 
 
+async def test_an_address_that_cannot_be_closed_at_once_is_said_and_closed_later(
+    network, guests, monkeypatch
+):
+    guest = await guests.linux()
+    monkeypatch.setattr(space, "_RETRY_S", 0.05)
+    with monkeypatch.context() as patched:
+        patched.setattr(rules, "close_networks", lambda *_: "nonsense\n")
+        subprocess.run(["ip", "addr", "add", "203.0.113.7/32", "dev", "lan0"], check=True)
+        await until(lambda: network._space.trouble)
+        assert "could not be closed" in (await network.describe())["detail"]
+    await until(lambda: not network._space.trouble)
+    with pytest.raises(OSError, match=UNREACHED):
+        await in_thread(guest.connect, "203.0.113.7")
+
+
 async def test_a_dead_holder_takes_its_uplink_with_it_is_reported_and_the_next_vm_gets_a_new_one(
     network, guests, short_dir
 ):

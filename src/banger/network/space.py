@@ -31,7 +31,7 @@ from banger.network.record import Files, NetworkRecord, read_record, write_recor
 log = logging.getLogger(__name__)
 
 _SHORT_LIFE_MS = 2000.0
-_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
+_FIRST_PAUSE_S, _MAX_PAUSE_S, _RETRY_S = 0.1, 5.0, 1.0
 
 
 class Space:
@@ -46,7 +46,12 @@ class Space:
         self._filter_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch: AddressWatch | None = None
-        self.trouble = ""
+        self._troubles: dict[str, str] = {}
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong now, for people; empty if all is well."""
+        return ", ".join(self._troubles.values())
 
     @property
     def holder(self) -> ProcessIdentity:
@@ -233,10 +238,16 @@ class Space:
         task.add_done_callback(self._tasks.discard)
 
     async def _follow_host(self) -> None:
-        try:
-            await self._renew_filter()
-        except (BangerError, OSError) as error:
-            self._complain(f"new addresses of the host could not be closed: {error}")
+        """Close the host's new addresses; if that fails, again until it succeeds."""
+        while proc.alive(self.holder):
+            try:
+                await self._renew_filter()
+            except (BangerError, OSError) as error:
+                self._complain("filter", f"new addresses of the host could not be closed: {error}")
+                await asyncio.sleep(_RETRY_S)
+            else:
+                self._troubles.pop("filter", None)
+                return
 
     async def _keep_uplink(self) -> None:
         """Start the uplink again whenever it ends: at once, but with growing pauses if it never lives long."""
@@ -254,15 +265,15 @@ class Space:
             pause_s = min(_MAX_PAUSE_S, pause_s * 2 + _FIRST_PAUSE_S)
             try:
                 await self._start_uplink()
-                self.trouble = ""
+                self._troubles.pop("uplink", None)
             except (BangerError, OSError) as error:
                 if not proc.alive(self.holder):
                     return
                 self._set_uplink(None)
-                self._complain(f"the uplink cannot be started: {error}")
+                self._complain("uplink", f"the uplink cannot be started: {error}")
 
-    def _complain(self, trouble: str) -> None:
-        self.trouble = trouble
+    def _complain(self, what: str, trouble: str) -> None:
+        self._troubles[what] = trouble
         log.error("network: %s", trouble)
 
 
