@@ -56,43 +56,49 @@ class IdentityStore:
         return HostKey(public)
 
     async def forget(self, vm_id: str, paths: VmPaths) -> None:
-        """Remove drive, token and the lines in known_hosts."""
+        """Remove drive, token and the line in known_hosts; idempotent."""
         for path in (paths.identity, paths.agent_token):
             path.unlink(missing_ok=True)
         if self._known_hosts.exists():
-            with self._locked():
+            with self._locked(self._known_hosts):
                 self._write_known_hosts(self._others(vm_id))
 
     async def _client_key(self) -> bytes:
-        """The managed client key's public half; made on first use."""
-        public = self._ssh / "id_ed25519.pub"
+        """The managed client key's public half; the pair is made on first use, or when a half is gone."""
+        private, public = self._ssh / "id_ed25519", self._ssh / "id_ed25519.pub"
         async with self._lock:
-            if not public.exists():
-                fs.make_private_dir(self._ssh)
+            fs.make_private_dir(self._ssh)
+            if not (private.exists() and public.exists()):
                 private_half, public_half = await _new_key("managed by banger")
-                fs.write_atomic(self._ssh / "id_ed25519", private_half)
-                fs.write_atomic(public, public_half, mode=0o644)
+                with self._locked(private):
+                    if not (private.exists() and public.exists()):
+                        fs.write_atomic(private, private_half)
+                        fs.write_atomic(public, public_half, mode=0o644)
         return public.read_bytes()
 
     def _pin(self, vm_id: str, name: str, public: str) -> None:
+        """One line for the VM, in place of what was known of its id or its name."""
         key = " ".join(public.split()[:2])
-        with self._locked():
-            self._write_known_hosts([*self._others(vm_id), f"{vm_id}.banger,{name}.banger {key}"])
+        with self._locked(self._known_hosts):
+            line = f"{vm_id}.banger,{name}.banger {key}"
+            self._write_known_hosts([*self._others(vm_id, name), line])
 
-    def _others(self, vm_id: str) -> list[str]:
+    def _others(self, *hosts: str) -> list[str]:
+        """The lines that name none of ``hosts``."""
+        mine = {f"{host}.banger" for host in hosts}
         lines = self._known_hosts.read_text().splitlines() if self._known_hosts.exists() else []
-        return [line for line in lines if not line.startswith(f"{vm_id}.banger,")]
+        return [line for line in lines if mine.isdisjoint(line.partition(" ")[0].split(","))]
 
     def _write_known_hosts(self, lines: list[str]) -> None:
         fs.write_atomic(self._known_hosts, "".join(f"{line}\n" for line in lines).encode())
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(
-            f"{self._known_hosts}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+    def _locked(self, path: Path) -> Iterator[None]:
+        """Keep other processes from changing ``path``; held for a small write at a time."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(path.with_name(f"{path.name}.lock"), flags, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # held for one small write at a time
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
@@ -131,6 +137,7 @@ def _settings(request: IdentityRequest) -> dict[str, bytes]:
         "rootfs/etc/hosts": hosts.encode(),
         "control/clock": f"{int(time.time())}\n".encode(),  # noqa: TID251  the guest's clock is set from ours
         "control/seed": secrets.token_bytes(SEED_BYTES),
+        "rootfs/etc/resolv.conf": b"" if lease is None else f"nameserver {lease.dns}\n".encode(),
     }
     if lease is not None:
         network = {"ADDRESS": f"{lease.ip}/{lease.prefix_length}", "GATEWAY": lease.gateway}
@@ -139,7 +146,6 @@ def _settings(request: IdentityRequest) -> dict[str, bytes]:
         files["control/network"] = "".join(
             f"{key}={value}\n" for key, value in network.items()
         ).encode()
-        files["rootfs/etc/resolv.conf"] = f"nameserver {lease.dns}\n".encode()
     return files
 
 

@@ -15,36 +15,45 @@ import hashlib
 import json
 import os
 import platform
-import pwd
 import shlex
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from banger.host import fs
 from banger.host.exec import find_program, run
-from banger.images.ext4 import make_ext4, mapped
+from banger.images.ext4 import make_ext4
 from banger.images.initramfs import make_initramfs
 from banger.images.kernel import extract_vmlinux
 from banger.images.pack import payload_files, payload_tar
 from banger.images.recipe import LoadedRecipe
 from banger.images.resources import payload_dir
 from banger.images.roottar import RootParts, read_parts
+from banger.images.sandbox import check_sandbox, remove_mapped, sandboxed
 from banger.model import clock
 from banger.model.errors import HostLacksError
-from banger.model.manifest import FileEntry, ImageManifest
+from banger.model.ids import ID_LENGTH
+from banger.model.manifest import FileEntry, ImageManifest, Service
 from banger.model.units import GIB, format_size
 
 Progress = Callable[[str, str], Awaitable[None] | None]
-BUILDER = 1  # to be raised when the same inputs would give other bytes
+BUILDER = 2  # to be raised when the same inputs would give other bytes
 EPOCH_S = 1767225600  # 2026-01-01: every time stamp in an image
 SPACE_BYTES = 3 * GIB
-ROOT_JOURNAL_MIB = 64  # ext4 cannot be grown online over a small one: a resize needs a quarter of it
+ROOT_JOURNAL_MIB = (
+    64  # ext4 cannot be grown online over a small one: a resize needs a quarter of it
+)
 WORK_JOURNAL_MIB = 16
 _BOOTSTRAP_S = 3600.0
 _TICK_S = 0.5
+_TOOLS = (
+    ("mmdebstrap", "mmdebstrap"),
+    ("tar", "tar"),
+    ("mke2fs", "e2fsprogs"),
+    ("debugfs", "e2fsprogs"),
+)
 _EXCLUDED = ("./dev/*", "./boot/vmlinuz-*", "./boot/initrd.img*")
 
 
@@ -75,6 +84,7 @@ class Build:
 
     async def run(self) -> ImageManifest:
         """Make all files and the manifest in ``work``."""
+        await check_host()
         tar = self.work / "root.tar"
         await self._say("packages", f"{len(self.loaded.packages)} packages and what they need")
         await self._bootstrap(tar)
@@ -94,7 +104,9 @@ class Build:
             journal_mib=ROOT_JOURNAL_MIB,
         )
         await self._say("kernel", parts.release)
-        await asyncio.to_thread(self._write_boot_stack, parts)
+        await asyncio.to_thread(self._write_kernel, parts)
+        await self._say("initramfs", f"{len(parts.modules)} modules")
+        await asyncio.to_thread(self._write_initramfs, parts)
         await self._say("seed", format_size(self.loaded.work_seed_bytes))
         await make_ext4(
             tree / "root", self.work / "work-seed.img", self.loaded.work_seed_bytes, "banger-work",
@@ -116,12 +128,11 @@ class Build:
             await outcome
 
     async def _bootstrap(self, tar: Path) -> None:
-        check_bootstrap()
-        payload = self.work / "payload.tar"
+        payload, scratch = self.work / "payload.tar", self.work / "tmp"
         payload.write_bytes(payload_tar(payload_files(self.loaded), EPOCH_S))
         recipe = self.loaded.recipe
         argv = [
-            find_program("mmdebstrap", package="mmdebstrap"), "--mode=unshare", "--variant=minbase",
+            find_program("mmdebstrap", package="mmdebstrap"), "--mode=root", "--variant=minbase",
             f"--architectures={recipe.architecture}", f"--include={','.join(self.loaded.packages)}",
             f"--customize-hook=tar-in {shlex.quote(str(payload))} /",
             '--customize-hook=chroot "$1" /bin/sh /usr/lib/banger/finish.sh',
@@ -145,11 +156,13 @@ class Build:
 
         ticker = asyncio.create_task(tick())
         try:
-            env = {"SOURCE_DATE_EPOCH": str(EPOCH_S)}
-            await run(argv, timeout_s=_BOOTSTRAP_S, env=env, on_line=note, grace_s=20)
+            scratch.mkdir()
+            env = {"SOURCE_DATE_EPOCH": str(EPOCH_S), "TMPDIR": str(scratch)}
+            await run(sandboxed(argv), timeout_s=_BOOTSTRAP_S, env=env, on_line=note)
         finally:
             ticker.cancel()
             payload.unlink(missing_ok=True)
+        await remove_mapped(scratch)
 
     async def _unpack(self, tar: Path, tree: Path) -> None:
         excludes = [f"--exclude={pattern}" for pattern in _EXCLUDED]
@@ -164,23 +177,22 @@ class Build:
             "-C",
             str(tree),
         ]
-        await run(mapped(argv), timeout_s=900)
+        await run(sandboxed(argv), timeout_s=900)
 
-    def _write_boot_stack(self, parts: RootParts) -> None:
+    def _write_kernel(self, parts: RootParts) -> None:
         (self.work / "vmlinuz").write_bytes(parts.vmlinuz)
         (self.work / "vmlinux").write_bytes(extract_vmlinux(parts.vmlinuz))
+
+    def _write_initramfs(self, parts: RootParts) -> None:
         init = (payload_dir() / "init").read_bytes()
         (self.work / "initramfs.img").write_bytes(make_initramfs(parts, init))
 
     def _manifest(self, parts: RootParts) -> ImageManifest:
         names = ("rootfs.img", "work-seed.img", "vmlinux", "vmlinuz", "initramfs.img")
         files = {name: _entry(self.work / name) for name in names}
-        content = hashlib.sha256(
-            "".join(entry.digest for entry in files.values()).encode()
-        ).hexdigest()
         recipe = self.loaded.recipe
-        return ImageManifest(
-            id=content[:12],
+        manifest = ImageManifest(
+            id="",
             name=self.name,
             distribution=recipe.distribution,
             release=recipe.release,
@@ -191,9 +203,19 @@ class Build:
             kernel_release=parts.release,
             cmdline=recipe.cmdline,
             files=files,
-            services=tuple(recipe.services),
+            services=tuple(Service(service.name, service.port) for service in recipe.services),
             packages=parts.packages,
         )
+        return replace(manifest, id=image_id(manifest))
+
+
+def image_id(manifest: ImageManifest) -> str:
+    """12 hex digits of the SHA-256 over what the image is: its name and all that boots. When and from what it was made is no part."""
+    content = {
+        **msgspec.to_builtins(manifest),
+        **dict.fromkeys(("id", "created_at", "inputs_digest")),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:ID_LENGTH]
 
 
 def _entry(path: Path) -> FileEntry:
@@ -203,34 +225,10 @@ def _entry(path: Path) -> FileEntry:
     return FileEntry(path.stat().st_size, fs.sparse_digest(path))
 
 
-def check_bootstrap() -> None:
-    """HostLacksError if a tool or the caller's subordinate ids are missing, each with the command that mends it."""
-    for name, package in (
-        ("mmdebstrap", "mmdebstrap"), ("tar", "tar"), ("mke2fs", "e2fsprogs"), ("debugfs", "e2fsprogs"),
-    ):  # fmt: skip
-        find_program(name, package=package)
+async def check_host() -> None:
+    """HostLacksError if something that a build needs is missing, with the command that mends it."""
     if platform.machine() != "x86_64":
         raise HostLacksError(f"images can only be built for x86_64 yet, not {platform.machine()}")
-    if os.geteuid() != 0:
-        find_program("newuidmap", package="uidmap")
-        user = pwd.getpwuid(os.geteuid()).pw_name
-        for path in (Path("/etc/subuid"), Path("/etc/subgid")):
-            names = (
-                {line.partition(":")[0] for line in path.read_text().splitlines()}
-                if path.exists()
-                else set()
-            )
-            if not names & {user, str(os.geteuid())}:
-                raise HostLacksError(
-                    f"user {user} has no subordinate ids in {path}",
-                    detail="an image is built in a user namespace that needs 65536 of them",
-                    hint=f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
-                )
-
-
-async def remove_mapped(path: Path) -> None:
-    """Remove a tree that holds files of subordinate ids; idempotent."""
-    if path.exists():
-        await run(
-            mapped([find_program("rm"), "-rf", "--one-file-system", "--", str(path)]), timeout_s=300
-        )
+    for name, package in _TOOLS:
+        find_program(name, package=package)
+    await check_sandbox()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from dataclasses import replace
@@ -11,15 +12,21 @@ import msgspec
 
 from banger.host import fs
 from banger.host.locks import FileLock
-from banger.images.build import SPACE_BYTES, Build, Progress, inputs_digest, remove_mapped
+from banger.host.undo import UndoStack
+from banger.images.build import SPACE_BYTES, Build, Progress, inputs_digest
 from banger.images.recipe import load_recipe
+from banger.images.sandbox import remove_mapped
 from banger.model.errors import HostLacksError, InvalidInputError, NotFoundError, RefusedError
-from banger.model.ids import check_name, is_id
+from banger.model.ids import ID_LENGTH, check_name, is_id
 from banger.model.machine import BootStack
 from banger.model.manifest import ImageManifest
 from banger.model.units import format_size
 
+MANIFEST = "manifest.json"
 _PREFIX = ".build-"
+_UNDO_S = 330.0
+_DETAIL_CHARS = 3000
+_OLD_NAME_CHARS = 63 - 1 - ID_LENGTH
 
 
 class ImageCatalog:
@@ -39,7 +46,7 @@ class ImageCatalog:
         return sorted((m for m in found if m is not None), key=lambda m: (m.created_at, m.id))
 
     def _read(self, entry: os.DirEntry[str]) -> ImageManifest | None:
-        path = Path(entry.path) / "manifest.json"
+        path = Path(entry.path) / MANIFEST
         try:
             stamp = path.stat().st_mtime_ns
             cached = self._cache.get(entry.name)
@@ -111,12 +118,9 @@ class ImageCatalog:
         if not lock.acquire():
             raise RefusedError("another image build is running", hint="banger op list")
         try:
-            await self.sweep()
-            return await self._build(
-                Build(
-                    loaded, image_name, self._mirror, self._work(), self._log(image_name), progress
-                )
-            )
+            await self._sweep()
+            work, log = self._work(), self._log(image_name)
+            return await self._build(Build(loaded, image_name, self._mirror, work, log, progress))
         finally:
             lock.release()
 
@@ -144,47 +148,64 @@ class ImageCatalog:
         return log
 
     async def _build(self, build: Build) -> ImageManifest:
-        build.work.mkdir(mode=0o700)
-        try:
-            manifest = await build.run()
-        except BaseException as error:
-            await remove_mapped(build.work)
-            if isinstance(error, HostLacksError | NotFoundError) or not isinstance(
-                error, Exception
-            ):
+        async with UndoStack() as undo:
+            build.work.mkdir(mode=0o700)
+            undo.push(
+                "remove the unfinished image", lambda: remove_mapped(build.work), deadline_s=_UNDO_S
+            )
+            try:
+                manifest = await build.run()
+            except (HostLacksError, NotFoundError):
                 raise
-            detail = getattr(error, "detail", "") or str(error)
-            raise HostLacksError(
-                f"image {build.name} could not be built: {error}",
-                detail=detail[-3000:],
-                hint=f"less {build.log}",
-            ) from error
-        self._take_name(manifest)
-        target = self._dir / manifest.id
-        if target.exists():  # the very same bytes: only the manifest is newer
-            (build.work / "manifest.json").replace(target / "manifest.json")
-            await remove_mapped(build.work)
-        else:
-            build.work.chmod(0o755)
-            build.work.rename(target)
+            except Exception as error:
+                detail = getattr(error, "detail", "") or str(error)
+                raise HostLacksError(
+                    f"image {build.name} could not be built: {error}",
+                    detail=detail[-_DETAIL_CHARS:],
+                    hint=f"less {build.log}",
+                ) from error
+            target = self._dir / manifest.id
+            if target.exists():  # the very same image: only the manifest is newer
+                (build.work / MANIFEST).replace(target / MANIFEST)
+                await remove_mapped(build.work)
+            else:
+                build.work.chmod(0o755)
+                build.work.rename(target)
+            undo.release()
+        self._rename_older(manifest)
         return manifest
 
-    def _take_name(self, manifest: ImageManifest) -> None:
+    def _rename_older(self, manifest: ImageManifest) -> None:
+        """Give others of this name, if any, the name ``<name>-<id>``; until then `get` prefers the newest."""
         for other in self.list():
             if other.name == manifest.name and other.id != manifest.id:
-                renamed = replace(other, name=f"{other.name}-{other.id[:6]}")
-                path = self._dir / other.id / "manifest.json"
+                short = other.name[:_OLD_NAME_CHARS].rstrip("-")
+                renamed = replace(other, name=f"{short}-{other.id}")
+                path = self._dir / other.id / MANIFEST
                 fs.write_atomic(path, msgspec.json.format(msgspec.json.encode(renamed)), mode=0o644)
 
     async def sweep(self) -> None:
-        """Remove what interrupted builds left; the caller holds the lock."""
+        """Remove what interrupted builds and deletions left, unless a build is running now; idempotent."""
+        lock = FileLock(self._dir / ".lock")
+        if not self._dir.is_dir() or not lock.acquire():
+            return
+        try:
+            await self._sweep()
+        finally:
+            lock.release()
+
+    async def _sweep(self) -> None:
+        """As `sweep`; the caller holds the lock."""
         for path in self._dir.glob(f"{_PREFIX}*"):
             await remove_mapped(path)
+        for path in self._dir.iterdir():
+            if is_id(path.name) and not (path / MANIFEST).exists():
+                await asyncio.to_thread(fs.remove_tree, path)
 
     async def delete(self, image_id: str) -> None:
         """Remove an image's directory: the manifest first, so that a half-removed image is none."""
         directory = self._dir / image_id
-        (directory / "manifest.json").unlink(missing_ok=True)
+        (directory / MANIFEST).unlink(missing_ok=True)
         if directory.exists():
             fs.remove_tree(directory)
 

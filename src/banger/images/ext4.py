@@ -6,27 +6,16 @@ with debugfs. UUID and hash seed are fixed, and E2FSPROGS_FAKE_TIME gives every 
 
 from __future__ import annotations
 
-import os
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 
 from banger.host.exec import find_program, run
+from banger.images.sandbox import sandboxed
 from banger.model.errors import HostLacksError
 
 _NAMESPACE = uuid.UUID("6f4b7f0e-2f0c-5d0e-9d57-6b616e676572")
 _OPTIONS = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
 TOOL_S = 900.0
-
-
-def mapped(argv: Sequence[str]) -> list[str]:
-    """``argv`` as root of a user namespace with all the caller's subordinate ids, so that files of any owner can be made; as
-    root, ``argv`` itself.
-    """
-    if os.geteuid() == 0:
-        return list(argv)
-    unshare = find_program("unshare", package="util-linux")
-    return [unshare, "--map-root-user", "--map-auto", "--", *argv]
 
 
 async def make_ext4(
@@ -41,7 +30,7 @@ async def make_ext4(
         "-U", str(seed), "-J", f"size={journal_mib}", "-E", f"hash_seed={seed},{_OPTIONS}", "-d", str(tree), str(image),
     ]  # fmt: skip
     await run(
-        mapped(argv),
+        sandboxed(argv),
         timeout_s=TOOL_S,
         env={"E2FSPROGS_FAKE_TIME": str(epoch_s), "SOURCE_DATE_EPOCH": str(epoch_s)},
     )
@@ -60,7 +49,10 @@ async def _fix_times(image: Path, epoch_s: int) -> None:
     )
     env = {"E2FSPROGS_FAKE_TIME": str(epoch_s)}
     await run(
-        [debugfs, "-w", "-f", "-", str(image)], timeout_s=TOOL_S, input=script.encode(), env=env
+        sandboxed([debugfs, "-w", "-f", "-", str(image)]),
+        timeout_s=TOOL_S,
+        input=script.encode(),
+        env=env,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from banger.images.cpio import Cpio
 from banger.images.roottar import RootParts
 
-_APPLETS = "sh mount insmod ip date cat cp rm mkdir tar switch_root usleep echo ls".split()
+_APPLETS = "sh mount insmod ip date cat rm mkdir tar switch_root usleep echo ls".split()
 _DIRECTORIES = ("bin", "dev", "proc", "sys", "newroot", "modules")
 
 

@@ -5,33 +5,49 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from banger.images.resources import config_dir
 from banger.model.errors import InvalidInputError, NotFoundError
 from banger.model.ids import check_name
-from banger.model.manifest import Service
-from banger.model.units import parse_size
+from banger.model.units import GIB, MIB, format_size, parse_size
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?", re.ASCII)
+_PROFILE = re.compile(r"[a-z0-9][a-z0-9-]*", re.ASCII)
+MAX_CMDLINE_CHARS = 512  # of the 2048 that x86 kernels take, QEMU's and banger's own part included
+_LEAST_DISK_BYTES, _LEAST_SEED_BYTES, _MOST_BYTES = 2 * GIB, 64 * MIB, 1 << 44
+
+_Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+_ModuleName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+_Cmdline = Annotated[str, msgspec.Meta(pattern=r"^[ -~]*$", max_length=MAX_CMDLINE_CHARS)]
+_Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+class ServiceTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A ``[[services]]`` table: a TCP service of the guest that must answer before a VM counts as ready."""
+
+    name: _Word
+    port: _Port
 
 
 class Recipe(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A recipe file. ``packages`` is a package list beside the recipe's parent folder or an absolute path."""
 
     name: str
-    distribution: str
-    release: str
-    architecture: str
+    distribution: _Word
+    release: _Word
+    architecture: _Word
     packages: str
-    profiles: list[str] = []
+    profiles: list[_Word] = []
     disk_size: str = "8G"
     work_seed_size: str = "1G"
-    cmdline: str = ""
-    kernel_modules: list[str] = []
-    services: list[Service] = []
+    cmdline: _Cmdline = ""
+    kernel_modules: list[_ModuleName] = []
+    services: list[ServiceTable] = []
 
 
 class LoadedRecipe(msgspec.Struct, frozen=True):
@@ -59,21 +75,39 @@ def load_recipe(ref: str) -> LoadedRecipe:
             hint=f"known recipes: {', '.join(known)}",
         ) from None
     recipe = _decode(text, path)
-    if recipe.distribution != "debian":
-        raise InvalidInputError(
-            f"{path}: distribution {recipe.distribution!r} cannot be built yet", hint="use debian"
-        )
     check_name(recipe.name, what="image")
+    for key, allowed in (("distribution", "debian"), ("architecture", "amd64")):
+        if getattr(recipe, key) != allowed:
+            raise InvalidInputError(
+                f"{path}: {key} {getattr(recipe, key)!r} cannot be built yet",
+                hint=f"write {key} = {allowed!r}",
+            )
+    names = [service.name for service in recipe.services]
+    if len(set(names)) < len(names):
+        raise InvalidInputError(
+            f"{path}: services: two have the same name", hint="give each its own"
+        )
     listed = Path(recipe.packages)
     packages = _packages(
         listed if listed.is_absolute() else path.parent.parent / listed, recipe.profiles
     )
     return LoadedRecipe(
         recipe,
-        parse_size(recipe.disk_size, what=f"{path}: disk_size"),
-        parse_size(recipe.work_seed_size, what=f"{path}: work_seed_size"),
+        _size(path, "disk_size", recipe.disk_size, _LEAST_DISK_BYTES),
+        _size(path, "work_seed_size", recipe.work_seed_size, _LEAST_SEED_BYTES),
         packages,
     )
+
+
+def _size(path: Path, key: str, text: str, least_bytes: int) -> int:
+    """Bytes of a disk: whole MiB, at least ``least_bytes``."""
+    size_bytes = parse_size(text, what=f"{path}: {key}")
+    if not least_bytes <= size_bytes <= _MOST_BYTES or size_bytes % MIB:
+        raise InvalidInputError(
+            f"{path}: {key} {text!r} is not possible",
+            hint=f"write whole MiB, at least {format_size(least_bytes)}",
+        )
+    return size_bytes
 
 
 def _decode(text: bytes, path: Path) -> Recipe:
@@ -81,18 +115,29 @@ def _decode(text: bytes, path: Path) -> Recipe:
         table = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{path} is not TOML", detail=str(error)) from error
-    known = Recipe.__struct_fields__
+    _check_keys(path, "", table, Recipe.__struct_fields__)
+    services = table.get("services")
+    for number, service in enumerate(services if isinstance(services, list) else []):
+        if isinstance(service, dict):
+            _check_keys(path, f"services[{number}].", service, ServiceTable.__struct_fields__)
+    try:
+        return msgspec.convert(table, type=Recipe)
+    except msgspec.ValidationError as error:
+        what, _, key = str(error).partition(" - at `$.")
+        where = f": {key.rstrip('`')}" if key else ""
+        raise InvalidInputError(f"{path}{where} is malformed", detail=what) from error
+
+
+def _check_keys(
+    path: Path, prefix: str, table: Mapping[str, object], known: tuple[str, ...]
+) -> None:
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             raise InvalidInputError(
-                f"{path}: unknown key {key!r}",
+                f"{path}: unknown key {prefix + key!r}",
                 hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}",
             )
-    try:
-        return msgspec.convert(table, type=Recipe)
-    except msgspec.ValidationError as error:
-        raise InvalidInputError(f"{path} is malformed", detail=str(error)) from error
 
 
 def _packages(path: Path, profiles: list[str]) -> list[str]:
@@ -109,6 +154,8 @@ def _packages(path: Path, profiles: list[str]) -> list[str]:
         word = line.partition("#")[0].strip()
         if word.startswith("[") and word.endswith("]"):
             section = word[1:-1]
+            if not _PROFILE.fullmatch(section):
+                raise InvalidInputError(f"{path}:{number}: {word!r} is not a profile")
             seen.add(section)
         elif word and not _PACKAGE.fullmatch(word):
             raise InvalidInputError(f"{path}:{number}: {word!r} is not a package name")
@@ -118,6 +165,8 @@ def _packages(path: Path, profiles: list[str]) -> list[str]:
     if missing:
         raise InvalidInputError(
             f"{path} has no profile {min(missing)!r}",
-            hint=f"it has: {', '.join(sorted(seen))}",
+            hint=f"it has: {', '.join(sorted(seen)) or 'none'}",
         )
+    if not wanted:
+        raise InvalidInputError(f"{path} names no package", hint="write one package a line")
     return sorted(wanted)
