@@ -48,10 +48,11 @@ class IdentityStore:
         files.setdefault(_MACHINE_ID, secrets.token_hex(16).encode() + b"\n")
         files.setdefault(_TOKEN, secrets.token_hex(32).encode() + b"\n")
         files["rootfs/etc/banger/authorized_keys"] = client_key
-        files |= _settings(request)
+        now_s = int(time.time())  # noqa: TID251  the guest's clock is set from ours
+        files |= _settings(request, now_s)
         public = files[f"{_KEY}.pub"].decode().strip()
         fs.write_atomic(paths.agent_token, files[_TOKEN])
-        fs.write_atomic(paths.identity, _tar(files))
+        fs.write_atomic(paths.identity, _tar(files, now_s))
         self._pin(request.vm_id, request.name, public)
         return HostKey(public)
 
@@ -129,13 +130,13 @@ def _kept(path: Path) -> dict[str, bytes]:
     return files if set(_KEPT) <= set(files) else {}
 
 
-def _settings(request: IdentityRequest) -> dict[str, bytes]:
+def _settings(request: IdentityRequest, now_s: int) -> dict[str, bytes]:
     lease = request.lease
     hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {request.name}.banger {request.name}\n"
     files = {
         "rootfs/etc/hostname": f"{request.name}\n".encode(),
         "rootfs/etc/hosts": hosts.encode(),
-        "control/clock": f"{int(time.time())}\n".encode(),  # noqa: TID251  the guest's clock is set from ours
+        "control/clock": f"{now_s}\n".encode(),
         "control/seed": secrets.token_bytes(SEED_BYTES),
         "rootfs/etc/resolv.conf": b"" if lease is None else f"nameserver {lease.dns}\n".encode(),
     }
@@ -149,7 +150,7 @@ def _settings(request: IdentityRequest) -> dict[str, bytes]:
     return files
 
 
-def _tar(files: dict[str, bytes]) -> bytes:
+def _tar(files: dict[str, bytes], now_s: int) -> bytes:
     """A tar of root's; private files 0600, the others 0644, directories 0755."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
@@ -158,10 +159,11 @@ def _tar(files: dict[str, bytes]) -> bytes:
         )
         for directory in directories:
             info = tarfile.TarInfo(directory)
-            info.type, info.mode = tarfile.DIRTYPE, 0o755
+            info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, now_s
             archive.addfile(info)
         for name, data in sorted(files.items()):
             info = tarfile.TarInfo(name)
             info.size, info.mode = len(data), 0o600 if name in _SECRET else 0o644
+            info.mtime = now_s
             archive.addfile(info, io.BytesIO(data))
     return buffer.getvalue()

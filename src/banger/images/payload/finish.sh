@@ -41,12 +41,12 @@ cp /etc/skel/.bashrc /etc/skel/.profile /root/
 install -d -m 0700 /root/.ssh
 passwd -l root > /dev/null
 
-# Nothing of this machine, nothing that only takes space.
+# Nothing of this machine, nothing that only takes space. (/tmp still has files of mmdebstrap, which empties it.)
 rm -f /etc/ssh/ssh_host_* /etc/machine-id /var/lib/dbus/machine-id /etc/hostname /etc/hosts /etc/resolv.conf
 : > /etc/machine-id
 : > /etc/resolv.conf
 find /var/log -type f -exec truncate -s 0 {} +
 rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache \
-    /var/log/*.log /var/log/apt /var/lib/systemd/random-seed /var/lib/dpkg/*-old /root/.bash_history /tmp/* /var/tmp/*
+    /var/log/*.log /var/log/apt /var/lib/systemd/random-seed /var/lib/dpkg/*-old /root/.bash_history /var/tmp/*
 rm -f /boot/initrd.img* /boot/System.map-* /usr/lib/banger/finish.sh /etc/passwd- /etc/group- /etc/shadow- \
     /etc/gshadow- /etc/subuid- /etc/subgid-
