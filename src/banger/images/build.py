@@ -24,7 +24,7 @@ import msgspec
 
 from banger.host import fs
 from banger.host.exec import find_program, run
-from banger.images.ext4 import make_ext4
+from banger.images.ext4 import make_ext4, unpack
 from banger.images.initramfs import make_initramfs
 from banger.images.kernel import extract_vmlinux
 from banger.images.pack import payload_files, payload_tar
@@ -48,6 +48,7 @@ ROOT_JOURNAL_MIB = (
 WORK_JOURNAL_MIB = 16
 _BOOTSTRAP_S = 3600.0
 _TICK_S = 0.5
+FILES = ("rootfs.img", "work-seed.img", "vmlinux", "vmlinuz", "initramfs.img")
 _TOOLS = (
     ("mmdebstrap", "mmdebstrap"),
     ("tar", "tar"),
@@ -92,7 +93,7 @@ class Build:
         parts = await asyncio.to_thread(read_parts, tar, self.loaded.recipe.kernel_modules)
         tree = self.work / "tree"
         tree.mkdir()
-        await self._unpack(tar, tree)
+        await unpack(tar, tree, exclude=_EXCLUDED)
         tar.unlink()
         await self._say("rootfs", f"{format_size(self.loaded.disk_bytes)}, ext4")
         await make_ext4(
@@ -164,21 +165,6 @@ class Build:
             payload.unlink(missing_ok=True)
         await remove_mapped(scratch)
 
-    async def _unpack(self, tar: Path, tree: Path) -> None:
-        excludes = [f"--exclude={pattern}" for pattern in _EXCLUDED]
-        argv = [
-            find_program("tar", package="tar"),
-            "-x",
-            "-p",
-            "--numeric-owner",
-            *excludes,
-            "-f",
-            str(tar),
-            "-C",
-            str(tree),
-        ]
-        await run(sandboxed(argv), timeout_s=900)
-
     def _write_kernel(self, parts: RootParts) -> None:
         (self.work / "vmlinuz").write_bytes(parts.vmlinuz)
         (self.work / "vmlinux").write_bytes(extract_vmlinux(parts.vmlinuz))
@@ -188,8 +174,7 @@ class Build:
         (self.work / "initramfs.img").write_bytes(make_initramfs(parts, init))
 
     def _manifest(self, parts: RootParts) -> ImageManifest:
-        names = ("rootfs.img", "work-seed.img", "vmlinux", "vmlinuz", "initramfs.img")
-        files = {name: _entry(self.work / name) for name in names}
+        files = {name: _entry(self.work / name) for name in FILES}
         recipe = self.loaded.recipe
         manifest = ImageManifest(
             id="",

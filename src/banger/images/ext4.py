@@ -7,6 +7,7 @@ with debugfs. UUID and hash seed are fixed, and E2FSPROGS_FAKE_TIME gives every 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from banger.host.exec import find_program, run
@@ -16,6 +17,22 @@ from banger.model.errors import HostLacksError
 _NAMESPACE = uuid.UUID("6f4b7f0e-2f0c-5d0e-9d57-6b616e676572")
 _OPTIONS = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
 TOOL_S = 900.0
+
+
+async def unpack(tar: Path, tree: Path, *, exclude: Sequence[str] = ()) -> None:
+    """Extract ``tar`` into the directory ``tree`` with its owners and modes; extended attributes are left out, because
+    capabilities of files look different in a user namespace.
+    """
+    argv = [
+        find_program("tar", package="tar"),
+        "-x",
+        "-p",
+        "--numeric-owner",
+        "--no-xattrs",
+        "--no-acls",
+    ]
+    argv += [f"--exclude={pattern}" for pattern in exclude]
+    await run(sandboxed([*argv, "-f", str(tar), "-C", str(tree)]), timeout_s=TOOL_S)
 
 
 async def make_ext4(

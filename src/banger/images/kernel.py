@@ -7,9 +7,10 @@ its last four bytes are the uncompressed size.
 
 from __future__ import annotations
 
-import gzip
 import lzma
 import struct
+import zlib
+from typing import Protocol
 
 import lz4.block
 
@@ -39,13 +40,31 @@ def extract_vmlinux(image: bytes) -> bytes:
 
 
 def _decompress(payload: bytes) -> bytes:
-    if payload.startswith(_LZ4_LEGACY):
-        return _lz4_legacy(payload[4:-4])
-    if payload.startswith(b"\x1f\x8b"):
-        return gzip.decompress(payload[:-4])
-    if payload.startswith(b"\xfd7zXZ"):
-        return lzma.decompress(payload[:-4])
+    try:
+        if payload.startswith(_LZ4_LEGACY):
+            return _lz4_legacy(payload[4:-4])
+        if payload.startswith(b"\x1f\x8b"):
+            return _whole(zlib.decompressobj(wbits=31), payload[:-4])
+        if payload.startswith(b"\xfd7zXZ"):
+            return _whole(lzma.LZMADecompressor(), payload[:-4])
+    except (zlib.error, lzma.LZMAError, lz4.block.LZ4BlockError) as error:
+        raise HostLacksError("the kernel's payload is damaged", detail=str(error)) from error
     raise HostLacksError(f"the kernel is compressed in an unknown way ({payload[:4].hex()})")
+
+
+class _Decompressor(Protocol):
+    """What zlib's and lzma's have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def _whole(decompressor: _Decompressor, data: bytes) -> bytes:
+    kernel = decompressor.decompress(data, MAX_KERNEL_BYTES)
+    if not decompressor.eof:
+        raise HostLacksError("the kernel's payload is cut off, or larger than 256 MiB")
+    return kernel
 
 
 def _lz4_legacy(data: bytes) -> bytes:
