@@ -30,6 +30,7 @@ async def unpack(tar: Path, tree: Path, *, exclude: Sequence[str] = ()) -> None:
         "--numeric-owner",
         "--no-xattrs",
         "--no-acls",
+        "--delay-directory-restore",  # else a directory whose members are not together has the time of now
     ]
     argv += [f"--exclude={pattern}" for pattern in exclude]
     await run(sandboxed([*argv, "-f", str(tar), "-C", str(tree)]), timeout_s=TOOL_S)
