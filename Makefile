@@ -1,37 +1,43 @@
 # Two commands matter: `make demo` shows banger at work, `make test` passes the tests, both on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit build clean lock openapi install-user-units
+.PHONY: help demo test check build lock openapi install-user-units uninstall-user-units clean
 PY := .venv/bin/python
+UNITS := $(or $(XDG_CONFIG_HOME),$(HOME)/.config)/systemd/user
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
 
 demo: ## install what is missing, build the image once, run a command in a VM, delete it
 	@bash scripts/bootstrap.sh run
 	@bash scripts/demo.sh
 
-test: ## install what is missing, then all tests, with real guests
+test: ## install what is missing, then run all tests, with real guests
 	@bash scripts/bootstrap.sh dev
-	$(PY) -m pytest -q tests/test_checks.py tests/unit tests/contract -n 2 --dist loadfile
-	$(PY) -m pytest -q tests/host tests/vm tests/fault
+	$(PY) -m pytest
 
 check: ## lint, types, layers and unit tests, in under 90 s
 	@bash scripts/bootstrap.sh dev
-	$(PY) -m pytest -q tests/test_checks.py tests/unit -n 2 --dist loadfile
+	$(PY) -m pytest tests/test_checks.py tests/unit
 
-build: ## wheel and sdist into build/dist, programs into build/bin
-	@bash scripts/bootstrap.sh dev
+build: ## wheel and sdist into build/dist, programs that run from here into build/bin
+	@bash scripts/bootstrap.sh run
 	@bash scripts/build.sh
 
-lock: ## renew the pinned requirements
+lock: ## renew the pinned requirements (needs uv)
 	@bash scripts/lock.sh
 
 openapi: ## renew docs/reference/openapi.json
+	@bash scripts/bootstrap.sh run
 	$(PY) scripts/openapi.py > docs/reference/openapi.json
 
-install-user-units: ## systemd user units: start bangerd at the first command
-	install -Dm644 -t $${XDG_CONFIG_HOME:-$$HOME/.config}/systemd/user src/banger/daemon/systemd/*
+install-user-units: ## let systemd start bangerd when a command needs it
+	@bash scripts/bootstrap.sh run
+	@bash scripts/user-units.sh install "$(UNITS)"
 
-clean: ## remove what was generated (images of the tests too)
-	@if [ -d build/test-state ]; then chmod -R u+w build/test-state; fi
+uninstall-user-units: ## take that back; VMs run on
+	@bash scripts/user-units.sh remove "$(UNITS)"
+
+clean: ## remove what was generated (the tests' image too)
+	@if [ -d build ]; then chmod -R u+w build; fi
 	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -4,14 +4,11 @@ set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
-mkdir -p build/bin build/dist
-if command -v uv > /dev/null; then
-    uv build -q --out-dir build/dist
-else
-    .venv/bin/pip wheel -q --disable-pip-version-check --no-deps --wheel-dir build/dist .
-fi
+rm -rf build/dist build/bin
+mkdir -p build/dist build/bin
+.venv/bin/python -m hatchling build -d build/dist
 for name in banger bangerd banger-helper; do
     printf '#!/bin/sh\nexec "%s/.venv/bin/%s" "$@"\n' "$root" "$name" > "build/bin/$name"
     chmod 755 "build/bin/$name"
 done
-ls build/bin build/dist
+printf '%s\n' build/bin/* build/dist/*

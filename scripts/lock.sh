@@ -6,3 +6,4 @@ cd "$(dirname "$0")/.."
 options=(--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --upgrade -q)
 uv pip compile pyproject.toml "${options[@]}" -o requirements/run.txt
 uv pip compile pyproject.toml --group dev "${options[@]}" -o requirements/dev.txt
+printf 'hatchling\neditables\n' | uv pip compile - "${options[@]}" -o requirements/build.txt

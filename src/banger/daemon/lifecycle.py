@@ -47,7 +47,8 @@ async def serve(config: Config, ready_fd: int | None) -> None:
     faults.load()
     service = compose(config)
     background: set[asyncio.Task[None]] = set()
-    listener = inherited() or bind(config.socket_path)
+    passed = inherited()
+    listener = passed or bind(config.socket_path)
     try:
         said = await reconcile(service.engine)
         log.info(
@@ -66,8 +67,9 @@ async def serve(config: Config, ready_fd: int | None) -> None:
         for task in background:
             task.cancel()
         listener.close()
-        with suppress(FileNotFoundError):
-            config.socket_path.unlink()
+        if passed is None:  # else systemd goes on listening there
+            with suppress(FileNotFoundError):
+                config.socket_path.unlink()
         await _let_go(service)
 
 
