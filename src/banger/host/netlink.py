@@ -1,6 +1,6 @@
 """The few rtnetlink messages that banger needs, by hand: links, one address, one route, the host's own addresses.
 
-Standard library only and cheap to import (pyroute2 takes 240 ms). A `Route` speaks through any NETLINK_ROUTE socket, also one that
+Standard library only and cheap to import. A `Route` speaks through any NETLINK_ROUTE socket, also one that
 was opened in another network namespace and passed to us: the kernel acts where the socket was opened. Calls are synchronous; the
 kernel answers before ``send`` returns.
 """
