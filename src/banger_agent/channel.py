@@ -1,11 +1,15 @@
-"""The byte channel to the host: a virtio-serial port, or for tests a Unix socket."""
+"""The byte channel to the host: a virtio-serial port. What tests use in its place is in `banger_agent.sockets`."""
 
 import os
 import select
-import socket
 import time
 
 _CLASS = "/sys/class/virtio-ports"
+_READ = 64 * 1024
+
+
+class HostGone(Exception):
+    """Nobody is connected at the host's end."""
 
 
 def find_port(name, directory=_CLASS, devices="/dev"):
@@ -25,62 +29,56 @@ def find_port(name, directory=_CLASS, devices="/dev"):
 
 
 class Port:
-    """An open virtio-serial port. While no host is connected `read` waits, and returns b"" once when one has gone."""
+    """An open virtio-serial port; one thread reads and one at a time writes.
+
+    The port counts as hung up for as long as no host is connected, so that `poll` cannot wait for one; an edge of `epoll` can.
+    """
 
     def __init__(self, path):
-        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLIN)
-        self._connected = False
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._edges = select.epoll()
+        self._edges.register(self._fd, select.EPOLLIN | select.EPOLLET)
+        self._room = select.poll()
+        self._room.register(self._fd, select.POLLOUT)
+        self._heard = False
 
-    def read(self):
-        """Bytes; b"" when the host has gone."""
+    def read(self, give_up=None):
+        """Bytes; b"" once when a host that was heard of has gone, or when ``give_up()`` says so (asked once a second)."""
         while True:
-            events = self._poll.poll()[0][1]
-            if events & select.POLLIN:
-                data = os.read(self._fd, 65536)
-                if data:
-                    self._connected = True
-                    return data
-            if self._connected:
-                self._connected = False
+            try:
+                data = os.read(self._fd, _READ)
+            except BlockingIOError:
+                data = None
+            if data:
+                self._heard = True
+                return data
+            if data is not None and self._heard:
+                self._heard = False
                 return b""
-            time.sleep(0.05)  # nobody there: the kernel says HUP at once, again and again
+            # An edge that came before the read is reported again at worst: nothing is missed.
+            self._edges.poll(-1 if give_up is None else 1)
+            if give_up is not None and give_up():
+                return b""
 
     def write(self, data):
-        """All of ``data``; waits while no host is connected."""
+        """All of ``data``; HostGone if nobody is connected, or no more."""
         view = memoryview(data)
         while view:
-            view = view[os.write(self._fd, view) :]
-
-
-class Listener:
-    """A Unix socket with one client at a time, in the place of a port."""
-
-    def __init__(self, path):
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
-        self._listener.listen(1)
-        self._client = None
-
-    def read(self):
-        """As `Port.read`."""
-        if self._client is None:
-            self._client, _ = self._listener.accept()
-        try:
-            data = self._client.recv(65536)
-        except OSError:
-            data = b""
-        if not data:
-            client, self._client = self._client, None
-            client.close()
-        return data
-
-    def write(self, data):
-        """As `Port.write`, but data for nobody is lost."""
-        client = self._client
-        if client is not None:
             try:
-                client.sendall(data)
-            except OSError:
-                pass  # the reader notices
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:
+                if self._hung_up(-1):
+                    raise HostGone from None
+
+    def wait_host(self, timeout_s):
+        """Forget the last host and wait until one is connected; HostGone if none comes."""
+        self._heard = False
+        end = time.monotonic() + timeout_s
+        while self._hung_up(0):
+            if time.monotonic() > end:
+                raise HostGone
+            time.sleep(0.01)
+
+    def _hung_up(self, timeout_ms):
+        events = self._room.poll(timeout_ms)
+        return bool(events and events[0][1] & select.POLLHUP)

@@ -2,19 +2,21 @@
 
 import os
 import select
-import signal
 import struct
-import threading
 import time
+from collections import deque
 
-from banger_agent.http import BadRequest, Gone, head
+from banger_agent import process, threads
+from banger_agent.http import BadRequest, Gone
 from banger_agent.mux import Closed
 
 STDIN, STDOUT, STDERR, STDIN_EOF, RESIZE, SIGNAL, EXIT, FAILED = range(8)
 MAX_PAYLOAD = 64 * 1024
+MAX_QUEUED = 256 * 1024  # of stdin that the command does not read; later frames wait behind it
 _FRAME = struct.Struct(">BI")
+_SIGHUP, _SIGKILL = 1, 9
 _GRACE_S = 2.0
-_STRAGGLERS_S = 0.5
+_QUIET_S, _STRAGGLERS_S = 0.5, 2.0
 _DEFAULTS = {
     "HOME": "/root",
     "USER": "root",
@@ -33,27 +35,33 @@ class Wish:
     """What was asked for, checked."""
 
     def __init__(self, body):
-        argv, env = body.get("argv"), body.get("env") or {}
+        argv, env, tty = body.get("argv"), body.get("env") or {}, body.get("tty") or False
         if not isinstance(argv, list) or not argv or not all(map(_text, argv)) or not argv[0]:
             raise BadRequest(400, "argv must be a list of strings, the first not empty")
         if not isinstance(env, dict) or not all(
             _text(k) and _text(v) and k and "=" not in k for k, v in env.items()
         ):
             raise BadRequest(400, "env must map names to strings")
-        self.argv, self.tty = argv, bool(body.get("tty"))
+        if not isinstance(tty, bool):
+            raise BadRequest(400, "tty must be true or false")
+        self.argv = argv
         self.env = dict(_DEFAULTS)
-        if self.tty:
+        if tty:
             self.env["TERM"] = "xterm-256color"
         self.env.update(env)
         self.cwd = body.get("cwd") or (self.env["HOME"] if os.path.isdir(self.env["HOME"]) else "/")
         if not _text(self.cwd):
             raise BadRequest(400, "cwd must be a string")
-        self.size = (_count(body.get("rows", 24)), _count(body.get("cols", 80)))
+        size = (_count(body, "rows", 24), _count(body, "cols", 80))
+        self.size = size if tty else None
 
 
-def _count(value):
-    if not isinstance(value, int) or not 1 <= value <= 10000:
-        raise BadRequest(400, "rows and cols must be 1 to 10000")
+def _count(body, key, default):
+    value = body.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 10000:
+        raise BadRequest(400, "%s must be 1 to 10000" % key)
     return value
 
 
@@ -62,220 +70,186 @@ def serve(request):
     if request.headers.get("upgrade", "").lower() != "banger-exec":
         raise BadRequest(400, "exec needs Upgrade: banger-exec")
     wish = Wish(request.json())
-    request.stream.sendall(head(101, {"Upgrade": "banger-exec", "Connection": "Upgrade"}))
-    send = _sender(request.stream)
+    request.answer(101, {"Upgrade": "banger-exec", "Connection": "Upgrade"})
     try:
-        command = _Terminal(wish) if wish.tty else _Pipes(wish)
-    except OSError as error:
-        send(
-            FAILED,
-            ("%s: %s" % (error.filename or wish.argv[0], error.strerror)).encode(
-                "utf-8", "replace"
-            ),
-        )
+        started = process.spawn(wish.argv, wish.env, wish.cwd, wish.size)
+    except (
+        OSError,
+        ValueError,
+        MemoryError,
+    ) as error:  # ValueError: text that the guest's file system cannot say
+        name = getattr(error, "filename", None) or wish.argv[0]
+        why = getattr(error, "strerror", None) or str(error)
+        _send(request.stream, FAILED, ("%s: %s" % (name, why)).encode("utf-8", "replace"))
         return
+    command = Command(started, request.stream, wish.size is not None)
     try:
-        reader = threading.Thread(target=_read_frames, args=(request, command), daemon=True)
-        reader.start()
-        status = command.pump(send)
-        send(EXIT, bytes([status]))
+        threads.start(command.obey, request)
+        status = command.carry()
+        _send(request.stream, EXIT, bytes([status]))
     except Closed:
         pass  # nobody listens any more
     finally:
         command.end()
 
 
-def _sender(stream):
-    def send(kind, payload=b""):
-        stream.sendall(_FRAME.pack(kind, len(payload)) + payload)
-
-    return send
+def _send(stream, kind, payload=b""):
+    stream.sendall(_FRAME.pack(kind, len(payload)) + payload)
 
 
-def _read_frames(request, command):
-    """Carry out what the host sends; when it is gone, so is the command's reason to run."""
-    try:
-        while True:
-            kind, length = _FRAME.unpack(request.exactly(_FRAME.size))
-            if length > MAX_PAYLOAD:
-                raise Gone
-            payload = request.exactly(length)
-            if kind == STDIN:
-                command.write(payload)
-            elif kind == STDIN_EOF:
-                command.close_stdin()
-            elif kind == RESIZE and length == 4:
-                command.resize(*struct.unpack(">HH", payload))
-            elif kind == SIGNAL and length == 1:
-                command.signal(payload[0])
-    except (Gone, OSError):
-        command.hang_up()
+class Command:
+    """A process and the stream that it talks to: `carry` sends what it says, `obey` (in another thread) does what the host says."""
 
+    def __init__(self, started, stream, has_terminal):
+        self._process = started
+        self._stream = stream
+        self._has_terminal = has_terminal
+        self._over = threads.Flag()
+        self._input = (
+            threads.Condition()
+        )  # guards stdin, the queue and what is done to the descriptors
+        self._queue = deque()
+        self._queued = 0
+        self._eof = False
+        self._feeding = False
 
-def _status(code):
-    return 128 - code if code < 0 else code
+    # What the process says
 
-
-class _Command:
-    """What both kinds share: a process group that can be signalled while it is there."""
-
-    pid = 0
-
-    def signal(self, signo):
-        try:
-            os.killpg(self.pid, signo)
-        except (OSError, ValueError):
-            pass  # gone already, or no such signal: there is nobody to tell
-
-    def hang_up(self):
-        if not self.over.is_set():
-            self.signal(signal.SIGHUP)
-            if not self.over.wait(_GRACE_S):
-                self.signal(signal.SIGKILL)
-
-    def _carry(self, outputs, send):
-        """Send what comes from ``outputs`` ({fd: frame type}) until all have ended, or the process has and nothing came for a while."""
+    def carry(self):
+        """Send output until all of it has come; the status for EXIT. What background children still write is sent for a while."""
+        kinds = dict(zip(self._process.outputs, (STDOUT, STDERR)))  # noqa: B905  two, or one
         poll = select.poll()
-        for descriptor in outputs:
+        for descriptor in (self._process.pidfd, *kinds):
             poll.register(descriptor, select.POLLIN)
-        left, quiet_since = set(outputs), None
-        while left:
-            events = poll.poll(50 if self.ended() else 500)
-            if not events and self.ended():
-                quiet_since = quiet_since or time.monotonic()
-                if time.monotonic() - quiet_since > _STRAGGLERS_S:
-                    return  # a background child keeps the pipe open
+        owed = dict.fromkeys(kinds, 0)  # what was written before the end, and is not sent yet
+        ended_at = None
+        quiet_at = 0.0
+        while kinds or ended_at is None:
+            events = poll.poll(None if ended_at is None else 100)
+            now = time.monotonic()
             for descriptor, _ in events:
-                quiet_since = None
-                try:
-                    data = os.read(descriptor, MAX_PAYLOAD)
-                except OSError:  # a terminal whose last user has gone gives EIO
-                    data = b""
+                if descriptor == self._process.pidfd:
+                    ended_at = quiet_at = now
+                    poll.unregister(descriptor)
+                    owed = {output: process.pending(output) for output in kinds}
+                    continue
+                data = _read(descriptor)
+                if data is None:
+                    continue
                 if data:
-                    send(outputs[descriptor], data)
+                    quiet_at = now
+                    owed[descriptor] -= len(data)
+                    _send(self._stream, kinds[descriptor], data)
                 else:
                     poll.unregister(descriptor)
-                    left.discard(descriptor)
+                    del kinds[descriptor], owed[descriptor]
+            if ended_at is not None and max(owed.values(), default=0) <= 0:
+                now = time.monotonic()
+                if now - quiet_at > _QUIET_S or now - ended_at > _STRAGGLERS_S:
+                    break
+        code = self._process.wait()
+        return 128 - code if code < 0 else code
 
+    # What the host says
 
-class _Pipes(_Command):
-    """A command with pipes."""
-
-    def __init__(self, wish):
-        import subprocess
-
-        self.over = threading.Event()
-        self._stdin_lock = threading.Lock()
-        self._process = subprocess.Popen(
-            wish.argv, env=wish.env, cwd=wish.cwd, start_new_session=True, bufsize=0,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        self.pid = self._process.pid
-
-    def write(self, data):
+    def obey(self, request):
+        """Carry out frames; when the host is gone, so is the command's reason to run."""
         try:
-            self._process.stdin.write(data) if len(data) <= 4096 else self._write_all(data)
-        except (OSError, ValueError):
-            pass  # it has closed its stdin: as with a broken pipe, the rest is of no use
+            while True:
+                kind, length = _FRAME.unpack(request.exactly(_FRAME.size))
+                if length > MAX_PAYLOAD:
+                    raise Gone
+                self._do(kind, request.exactly(length))
+        except Gone:
+            self._hang_up()
 
-    def _write_all(self, data):
-        view = memoryview(data)
-        while view:
-            view = view[self._process.stdin.write(view) :]
+    def _do(self, kind, payload):
+        if kind == STDIN:
+            self._write(payload)
+        elif kind == STDIN_EOF:
+            self._write(b"", eof=True)
+        elif kind == RESIZE and len(payload) == 4 and self._has_terminal:
+            with self._input:
+                if not self._over:
+                    process.resize(self._process.stdin, *struct.unpack(">HH", payload))
+        elif kind == SIGNAL and len(payload) == 1:
+            self._process.signal(payload[0])
 
-    def close_stdin(self):
-        with self._stdin_lock:
-            if not self._process.stdin.closed:
-                self._process.stdin.close()
+    def _hang_up(self):
+        self._process.signal(_SIGHUP)
+        if not self._over.wait(_GRACE_S):
+            self._process.signal(_SIGKILL)
 
-    def resize(self, rows, cols):
-        pass  # there is no terminal
+    def _write(self, data, eof=False):
+        """Queue ``data``; waits while too much is queued, unless the host is gone."""
+        with self._input:
+            while self._queued > MAX_QUEUED and not self._over and not self._stream.closed:
+                self._input.wait(0.2)
+            if self._over or self._eof:
+                return
+            if eof and self._has_terminal:
+                data = b"\x04"
+            if data:
+                self._queue.append(data)
+                self._queued += len(data)
+            self._eof = eof and not self._has_terminal
+            self._flush()
+            if self._queue and not self._feeding:
+                self._feeding = True
+                threads.start(self._feed)
 
-    def ended(self):
-        return self._process.poll() is not None
+    def _flush(self):
+        """Write as much of the queue as goes; close stdin at its end. The caller holds the lock."""
+        stdin = self._process.stdin
+        try:
+            while self._queue:
+                chunk = self._queue.popleft()
+                done = os.write(stdin, chunk)
+                self._queued -= done
+                if done < len(chunk):
+                    self._queue.appendleft(chunk[done:])
+        except BlockingIOError:
+            self._queue.appendleft(chunk)
+        except OSError:  # it has closed its stdin: as with a broken pipe, the rest is of no use
+            self._queue.clear()
+            self._queued = 0
+        if self._eof and not self._queue:
+            os.close(stdin)
+            self._process.stdin = -1
+        self._input.notify_all()
 
-    def pump(self, send):
-        outputs = {self._process.stdout.fileno(): STDOUT, self._process.stderr.fileno(): STDERR}
-        self._carry(outputs, send)
-        return _status(self._process.wait())
+    def _feed(self):
+        """Write the queue as the command reads it, until it is empty."""
+        poll = select.poll()
+        poll.register(self._process.stdin, select.POLLOUT)
+        while True:
+            poll.poll(200)
+            with self._input:
+                if self._over:
+                    return
+                self._flush()
+                if not self._queue:
+                    self._feeding = False
+                    return
 
     def end(self):
-        if self._process.poll() is None:
-            self.hang_up()
+        """End the process if it still runs, and let go of everything."""
+        if not self._process.ended(0):
+            self._process.signal(_SIGHUP)
+            if not self._process.ended(_GRACE_S):
+                self._process.signal(_SIGKILL)
         self._process.wait()
-        self.over.set()
-        self._process.stdout.close()
-        self._process.stderr.close()
-        try:
-            self.close_stdin()
-        except OSError:
-            pass  # unsent input of a command that did not want it
+        with self._input:
+            self._over.set()
+            self._process.close()
+            self._input.notify_all()
 
 
-class _Terminal(_Command):
-    """A command with a terminal of its own."""
-
-    def __init__(self, wish):
-        self.over = threading.Event()
-        self._code = None
-        self._lock = threading.Lock()
-        if not os.path.isdir(wish.cwd):
-            raise FileNotFoundError(2, "No such file or directory", wish.cwd)
-        self.pid, self._master = os.forkpty()
-        if self.pid == 0:
-            try:
-                os.chdir(wish.cwd)
-                os.execvpe(wish.argv[0], wish.argv, wish.env)  # noqa: S606  argv, no shell
-            except OSError as error:
-                os.write(
-                    2, ("%s: %s\r\n" % (wish.argv[0], error.strerror)).encode("utf-8", "replace")
-                )
-            finally:
-                os._exit(127)
-        self.resize(*wish.size)
-
-    def write(self, data):
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._master, view) :]
-        except OSError:
-            pass  # the terminal is gone
-
-    def close_stdin(self):
-        self.write(b"\x04")
-
-    def resize(self, rows, cols):
-        import fcntl
-        import termios
-
-        with self._lock:
-            if self._master >= 0:
-                fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-
-    def ended(self):
-        if self._code is None:
-            done, status = os.waitpid(self.pid, os.WNOHANG)
-            if done:
-                self._code = os.waitstatus_to_exitcode(status)
-        return self._code is not None
-
-    def pump(self, send):
-        self._carry({self._master: STDOUT}, send)
-        while not self.ended():
-            time.sleep(0.005)
-        return _status(self._code)
-
-    def end(self):
-        if not self.ended():
-            self.signal(signal.SIGHUP)
-            end = time.monotonic() + _GRACE_S
-            while not self.ended() and time.monotonic() < end:
-                time.sleep(0.01)
-            if not self.ended():
-                self.signal(signal.SIGKILL)
-                self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        self.over.set()
-        with self._lock:
-            os.close(self._master)
-            self._master = -1
+def _read(descriptor):
+    """Some bytes; b"" at the end, None if there is nothing yet."""
+    try:
+        return os.read(descriptor, MAX_PAYLOAD)
+    except BlockingIOError:
+        return None
+    except OSError:  # a terminal whose last user has gone gives EIO
+        return b""

@@ -1,16 +1,9 @@
-"""What the agent can say of its guest: health, use of resources, listening sockets, file system growth."""
+"""What the agent can say of its guest: use of resources, listening sockets. And file system growth."""
 
 import os
-import socket
-import struct
-import time
 
-from banger_agent import VERSION
-
-SERVICES = "/etc/banger/services.json"
+_MAX_PORTS = 4096
 _EXT4_IOC_RESIZE_FS = 0x40086610  # linux/ext4.h: _IOW('f', 16, __u64)
-_BLKGETSIZE64 = 0x80081272  # linux/fs.h
-_POLL_S = 0.02
 
 
 def _read(path):
@@ -18,62 +11,34 @@ def _read(path):
         return file.read()
 
 
-def _declared(path):
-    import json
-
-    try:
-        return json.loads(_read(path))
-    except FileNotFoundError:
-        return []
+def uptime_s():
+    return float(_read("/proc/uptime").split()[0])
 
 
-def answers(port):
-    """Whether something on this guest accepts TCP connections on ``port``; sshd must also say who it is."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
-            return port != 22 or connection.recv(4) == b"SSH-"
-    except OSError:
-        return False
+def boot_id():
+    return _read("/proc/sys/kernel/random/boot_id").strip()
 
 
-def health(wait_ms=0, services=SERVICES):
-    """The answer to /healthz, once every service answers or ``wait_ms`` have passed."""
-    end = time.monotonic() + wait_ms / 1000
-    declared = _declared(services)
-    state = {}
-    while True:
-        for item in declared:
-            if not state.get(item["name"]):
-                state[item["name"]] = answers(item["port"])
-        if all(state.values()) or time.monotonic() >= end:
-            break
-        time.sleep(_POLL_S)
-    return {
-        "status": "ok",
-        "version": VERSION,
-        "boot_id": _read("/proc/sys/kernel/random/boot_id").strip(),
-        "uptime_s": float(_read("/proc/uptime").split()[0]),
-        "services": [
-            {"name": s["name"], "port": s["port"], "ready": state[s["name"]]} for s in declared
-        ],
-    }
-
-
-def _used(path):
+def _usage(path):
     status = os.statvfs(path)
-    return (status.f_blocks - status.f_bfree) * status.f_frsize
+    total = status.f_blocks * status.f_frsize
+    return total, total - status.f_bfree * status.f_frsize
 
 
 def stats():
     """The answer to /stats."""
     memory = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines())
+    rootfs_total, rootfs_used = _usage("/")
+    work_total, work_used = _usage("/root")
     return {
-        "uptime_s": float(_read("/proc/uptime").split()[0]),
+        "uptime_s": uptime_s(),
         "load_1m": float(_read("/proc/loadavg").split()[0]),
         "memory_total_bytes": int(memory["MemTotal"].split()[0]) * 1024,
         "memory_available_bytes": int(memory["MemAvailable"].split()[0]) * 1024,
-        "rootfs_used_bytes": _used("/"),
-        "work_used_bytes": _used("/root"),
+        "rootfs_total_bytes": rootfs_total,
+        "rootfs_used_bytes": rootfs_used,
+        "work_total_bytes": work_total,
+        "work_used_bytes": work_used,
     }
 
 
@@ -85,10 +50,10 @@ def ports():
         try:
             lines = _read("/proc/net/" + protocol).splitlines()[1:]
         except FileNotFoundError:
-            continue
+            continue  # no IPv6
         for line in lines:
             fields = line.split()
-            if fields[3] == state:
+            if fields[3] == state and len(found) < _MAX_PORTS:
                 address, port = fields[1].split(":")
                 found.append(
                     {
@@ -102,9 +67,13 @@ def ports():
 
 
 def _address(text):
+    """The address that /proc/net writes as words of 4 bytes in hex, each in the machine's byte order."""
+    import struct
+    from _socket import AF_INET, AF_INET6, inet_ntop
+
     words = [text[i : i + 8] for i in range(0, len(text), 8)]
     packed = b"".join(struct.pack("=I", int(word, 16)) for word in words)
-    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+    return inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)
 
 
 def _socket_owners():
@@ -122,17 +91,31 @@ def _socket_owners():
     return owners
 
 
+def ext4_size(superblock):
+    """Number and size in bytes of the blocks of the ext4 whose superblock this is; ValueError if it is none."""
+    word = lambda at, size=4: int.from_bytes(superblock[at : at + size], "little")  # noqa: E731
+    if word(0x38, 2) != 0xEF53:
+        raise ValueError("no ext4")
+    wide = word(0x60) & 0x80  # INCOMPAT_64BIT: there are more than 32 bits
+    return word(0x4) + (word(0x150) << 32 if wide else 0), 1024 << word(0x18)
+
+
 def grow_root(device="/dev/vda", mount="/"):
-    """Let the root file system fill its drive, if the drive is larger (it was made from a smaller image)."""
+    """Let the root file system fill its drive, if the drive is larger; the new size in bytes, or None if nothing was to be done."""
+    descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        drive_bytes = os.lseek(descriptor, 0, os.SEEK_END)
+        blocks, block_bytes = ext4_size(os.pread(descriptor, 1024, 1024))
+    finally:
+        os.close(descriptor)
+    if drive_bytes // block_bytes <= blocks:
+        return None
     import fcntl
 
-    with open(device, "rb") as file:
-        (drive_bytes,) = struct.unpack("Q", fcntl.ioctl(file, _BLKGETSIZE64, bytes(8)))
-    status = os.statvfs(mount)
-    block = status.f_bsize
-    if drive_bytes - status.f_blocks * status.f_frsize > 256 * 1024 * 1024:
-        descriptor = os.open(mount, os.O_RDONLY)
-        try:
-            fcntl.ioctl(descriptor, _EXT4_IOC_RESIZE_FS, struct.pack("Q", drive_bytes // block))
-        finally:
-            os.close(descriptor)
+    wanted = drive_bytes // block_bytes
+    descriptor = os.open(mount, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(descriptor, _EXT4_IOC_RESIZE_FS, wanted.to_bytes(8, "little"))
+    finally:
+        os.close(descriptor)
+    return wanted * block_bytes

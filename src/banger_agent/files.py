@@ -1,8 +1,14 @@
-"""GET and PUT /files: trees as tar streams."""
+"""GET and PUT /files: trees as tar streams, over the mux or a bulk port."""
 
+import errno
 import os
+import tarfile
 
+from banger_agent import bulk, jsontext
 from banger_agent.http import BadRequest, ChunkedWriter
+
+_BLOCK = 64 * 1024 - 512  # of tar; with a chunk's head it fills two frames of the mux
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _path(request):
@@ -12,29 +18,69 @@ def _path(request):
     return path
 
 
-def get(request):
+def get(request, ports):
     """A tar of ``path``: its members are named from its last component on; ``path/.`` is the content without the folder."""
-    import tarfile
-
     path = _path(request)
     content_only = path.endswith("/.")
     path = os.path.normpath(path)
     if not os.path.lexists(path):
         raise BadRequest(404, "%s is not there" % path)
     name = "." if content_only or path == "/" else os.path.basename(path)
-    writer = ChunkedWriter(request.stream, "application/x-tar")
+    transfer = ports.take(request)
+    headers = {"Content-Type": "application/x-tar"}
+    if transfer is None:
+        writer = ChunkedWriter(request, headers)
+        _pack(path, name, writer)
+        writer.finish()
+        return
+    try:
+        writer = ChunkedWriter(request, {bulk.HEADER: "yes", **headers})
+        transfer.begin_sending()
+        _pack(path, name, transfer)
+        transfer.finish()
+        writer.finish()
+    finally:
+        transfer.close()
+
+
+def _pack(path, name, target):
     with tarfile.open(
-        mode="w|", fileobj=writer, bufsize=64 * 1024, format=tarfile.PAX_FORMAT
+        mode="w|", fileobj=target, bufsize=_BLOCK, format=tarfile.PAX_FORMAT
     ) as archive:
         archive.add(path, arcname=name)
-    writer.finish()
+
+
+def put(request, ports):
+    """Unpack the tar in the body into the directory ``path``, which must be there. A member that would land elsewhere is refused."""
+    directory = os.path.realpath(_path(request))
+    if not os.path.isdir(directory):
+        raise BadRequest(404, "%s is no directory" % directory)
+    if bulk.HEADER.lower() not in request.headers:
+        _unpack(request.chunks(), directory)
+        request.answer_empty()
+        return
+    transfer = ports.take(request)
+    if transfer is None:
+        raise BadRequest(409, "there is no such bulk port, or it is busy")
+    try:
+        # Only now does the host begin to send, so the answer starts before its outcome is known: that is in the body.
+        writer = ChunkedWriter(request, {bulk.HEADER: "yes", "Content-Type": "application/json"})
+        outcome = {"status": 204}
+        try:
+            _unpack(transfer.chunks(), directory)
+        except BadRequest as error:
+            outcome = {"status": error.status, "error": error.error}
+        writer.write(jsontext.encode(outcome))
+        writer.finish()
+    finally:
+        transfer.close()
 
 
 class _Body:
-    """The request's body as a file."""
+    """Pieces of bytes as a file."""
 
-    def __init__(self, request):
-        self._chunks = request.chunks()
+    def __init__(self, chunks):
+        self._chunks = chunks
         self._rest = b""
 
     def read(self, size):
@@ -49,45 +95,61 @@ class _Body:
             size -= len(parts[-1])
         return b"".join(parts)
 
-    def drain(self):
-        for _ in self._chunks:
-            pass
 
-
-def put(request):
-    """Unpack the tar in the body into the directory ``path``, which must be there. A member that would land elsewhere is refused."""
-    import tarfile
-
-    directory = os.path.realpath(_path(request))
-    if not os.path.isdir(directory):
-        raise BadRequest(404, "%s is no directory" % directory)
-    body = _Body(request)
+def _unpack(chunks, directory):
+    """Unpack the tar in ``chunks`` into ``directory`` (without links in its path), as ``cp -a`` would put its members there."""
+    folders = []
+    name = "the archive"
     try:
-        with tarfile.open(mode="r|", fileobj=body, bufsize=64 * 1024) as archive:
+        with tarfile.open(mode="r|", fileobj=_Body(chunks), bufsize=_BLOCK) as archive:
+            archive.extraction_filter = staticmethod(lambda member, _path: member)
             for member in archive:
-                _extract(archive, member, directory)
-    except tarfile.TarError as error:
+                name = repr(member.name[:200])
+                _extract(archive, member, directory, folders)
+            for member, target in reversed(folders):  # after what lies in them was written
+                name = repr(member.name[:200])
+                archive.chown(member, target, numeric_owner=True)
+                archive.utime(member, target)
+                archive.chmod(member, target)
+    except (tarfile.TarError, EOFError) as error:
         raise BadRequest(400, "the body is no tar archive", str(error)) from None
-    except OSError as error:
-        raise BadRequest(400, "%s: %s" % (error.filename or directory, error.strerror)) from None
-    body.drain()
+    except (OSError, ValueError, KeyError) as error:
+        status = 507 if getattr(error, "errno", None) in _FULL else 400
+        why = getattr(error, "strerror", None) or str(error)
+        raise BadRequest(status, "member %s: %s" % (name, why)) from None
+    for _ in chunks:
+        pass  # what tar pads its end with
 
 
-def _extract(archive, member, directory):
+def _extract(archive, member, directory, folders):
     name = member.name
-    parts = name.split("/")
-    if name.startswith("/") or ".." in parts or "\0" in name:
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name:
         raise BadRequest(400, "member %r would land outside of the directory" % name[:200])
-    parent = os.path.realpath(os.path.join(directory, os.path.dirname(name)))
-    if parent != directory and not parent.startswith(directory.rstrip("/") + "/"):
+    target = os.path.normpath(os.path.join(directory, name))
+    if not _inside(os.path.dirname(target) if target != directory else target, directory):
         raise BadRequest(400, "member %r would be written through a link" % name[:200])
-    target = os.path.join(directory, name)
-    if not member.isdir() and os.path.lexists(target):
-        if os.path.isdir(target) and not os.path.islink(target):
-            raise BadRequest(400, "%s is a directory" % target)
-        os.unlink(target)
+    if member.isdir():
+        if os.path.lexists(target) and not (os.path.isdir(target) and _inside(target, directory)):
+            raise BadRequest(400, "member %r: something else is in its place" % name[:200])
+        os.makedirs(target, 0o700, exist_ok=True)
+        folders.append((member, target))
+        return
+    if target == directory:
+        raise BadRequest(400, "member %r would land outside of the directory" % name[:200])
+    if os.path.isdir(target) and not os.path.islink(target):
+        raise BadRequest(400, "member %r: a directory is in its place" % name[:200])
     if member.islnk():
-        source = os.path.realpath(os.path.join(directory, member.linkname))
-        if not source.startswith(directory.rstrip("/") + "/"):
-            raise BadRequest(400, "member %r links to a file outside" % name[:200])
+        source = os.path.join(directory, member.linkname)
+        if not _inside(os.path.dirname(source), directory) or not os.path.lexists(source):
+            what = "member %r links to a file that is not in the directory" % name[:200]
+            raise BadRequest(400, what)
+        if os.path.lexists(target) and os.path.samefile(source, target):
+            return
+    if os.path.lexists(target):
+        os.unlink(target)
     archive.extract(member, directory, numeric_owner=True)
+
+
+def _inside(path, directory):
+    real = os.path.realpath(path)
+    return real == directory or real.startswith(directory.rstrip("/") + "/")

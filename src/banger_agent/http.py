@@ -1,11 +1,16 @@
 """One HTTP/1.1 request on a stream: a small strict parser with bounds, and answers. One request a stream, then it closes."""
 
+from banger_agent import jsontext
+from banger_agent.mux import Closed
+
 MAX_HEAD = 16 * 1024
 MAX_BODY = 1024 * 1024
+MAX_CHUNK_LINE = 64
 REASONS = {
-    101: "Switching Protocols", 200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized",
-    404: "Not Found", 405: "Method Not Allowed", 411: "Length Required", 413: "Content Too Large",
+    101: "Switching Protocols", 200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
+    405: "Method Not Allowed", 409: "Conflict", 411: "Length Required", 413: "Content Too Large",
     431: "Request Header Fields Too Large", 500: "Internal Server Error", 501: "Not Implemented",
+    502: "Bad Gateway", 507: "Insufficient Storage",
 }  # fmt: skip
 
 
@@ -15,8 +20,9 @@ class BadRequest(Exception):
     def __init__(self, status, what, detail="", hint=""):
         super().__init__(what)
         self.status = status
+        code = {401: "refused", 404: "not-found", 409: "refused"}.get(status, "invalid")
         self.error = {
-            "code": "invalid" if status < 500 else "failure",
+            "code": code if status < 500 else "failure",
             "what": what,
             "detail": detail,
             "hint": hint,
@@ -28,13 +34,16 @@ class Gone(Exception):
 
 
 class Request:
-    """Method, path, query (dict of str) and headers (dict, lower-case names) of one request; its body is read on demand."""
+    """Method, path, query (dict of str) and headers (dict, lower-case names) of one request; its body is read on demand.
+
+    ``answered`` says that an answer has begun: an error can then only be told by cutting it short.
+    """
 
     def __init__(self, stream):
         self.stream = stream
+        self.answered = False
         self._rest = b""
-        head = self._read_head()
-        lines = head.split(b"\r\n")
+        lines = self._read_head().split(b"\r\n")
         words = lines[0].split(b" ")
         if (
             len(words) != 3
@@ -43,8 +52,7 @@ class Request:
         ):
             raise BadRequest(400, "this is not an HTTP/1.1 request")
         self.method = words[0].decode("latin-1")
-        target = words[1].decode("latin-1")
-        path, _, query = target.partition("?")
+        path, _, query = words[1].decode("latin-1").partition("?")
         self.path = unquote(path)
         self.query = dict(_pairs(query))
         self.headers = {}
@@ -53,16 +61,18 @@ class Request:
             if not colon or not name or name != name.strip():
                 raise BadRequest(400, "a header line is malformed")
             self.headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
+        if "transfer-encoding" in self.headers and "content-length" in self.headers:
+            raise BadRequest(400, "a body has a length or an encoding, not both")
 
     def _read_head(self):
         data = b""
         while True:
             end = data.find(b"\r\n\r\n")
+            if end > MAX_HEAD or (end < 0 and len(data) > MAX_HEAD):
+                raise BadRequest(431, "the request's head is larger than 16 KiB")
             if end >= 0:
                 self._rest = data[end + 4 :]
                 return data[:end]
-            if len(data) > MAX_HEAD:
-                raise BadRequest(431, "the request's head is larger than 16 KiB")
             chunk = self.stream.recv(4096)
             if not chunk:
                 raise Gone
@@ -84,21 +94,25 @@ class Request:
                 raise Gone
             parts.append(chunk)
             size -= len(chunk)
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _length(self):
+        """What Content-Length says; None if there is none."""
+        text = self.headers.get("content-length")
+        if text is not None and not (text.isascii() and text.isdigit() and len(text) < 20):
+            raise BadRequest(400, "Content-Length is not a number")
+        return None if text is None else int(text)
 
     def json(self):
         """The body as a JSON object; an absent one is {}."""
-        import json
-
-        text = self.headers.get("content-length", "0")
-        if not text.isdigit():
-            raise BadRequest(400, "Content-Length is not a number")
-        size = int(text)
+        if "transfer-encoding" in self.headers:
+            raise BadRequest(411, "a JSON body needs a Content-Length")
+        size = self._length() or 0
         if size > MAX_BODY:
             raise BadRequest(413, "the body is larger than 1 MiB")
         body = self.exactly(size)
         try:
-            value = json.loads(body) if body else {}
+            value = jsontext.decode(body) if body else {}
         except (ValueError, RecursionError):
             raise BadRequest(400, "the body is not JSON") from None
         if not isinstance(value, dict):
@@ -107,45 +121,65 @@ class Request:
 
     def chunks(self):
         """The body piece by piece: chunked or of a given length; Gone if it is cut short."""
-        if self.headers.get("transfer-encoding", "").lower() != "chunked":
-            text = self.headers.get("content-length")
-            if text is None or not text.isdigit():
+        encoding = self.headers.get("transfer-encoding")
+        if encoding is not None and encoding.lower() != "chunked":
+            raise BadRequest(501, "the only transfer encoding is chunked")
+        if encoding is None:
+            size = self._length()
+            if size is None:
                 raise BadRequest(411, "the body needs a length or chunked encoding")
-            left = int(text)
-            while left:
-                chunk = self.recv(min(left, 65536))
-                if not chunk:
-                    raise Gone
-                left -= len(chunk)
-                yield chunk
+            yield from self._pieces(size)
             return
         while True:
             size = self._chunk_size()
-            while size:
-                chunk = self.recv(min(size, 65536))
-                if not chunk:
-                    raise Gone
-                size -= len(chunk)
-                yield chunk
-                if not size:
-                    self.exactly(2)
-            if self._last:
+            if not size:
+                while self._line():  # trailers mean nothing here
+                    pass
                 return
+            yield from self._pieces(size)
+            if self.exactly(2) != b"\r\n":
+                raise BadRequest(400, "a chunk does not end where it should")
+
+    def _pieces(self, size):
+        while size:
+            chunk = self.recv(min(size, 65536))
+            if not chunk:
+                raise Gone
+            size -= len(chunk)
+            yield chunk
+
+    def _line(self):
+        while b"\r\n" not in self._rest[: MAX_CHUNK_LINE + 2]:
+            if len(self._rest) > MAX_CHUNK_LINE:
+                raise BadRequest(400, "a line between chunks is malformed")
+            more = self.stream.recv(4096)
+            if not more:
+                raise Gone
+            self._rest += more
+        line, _, self._rest = self._rest.partition(b"\r\n")
+        return line
 
     def _chunk_size(self):
-        line = b""
-        while not line.endswith(b"\r\n"):
-            if len(line) > 32:
-                raise BadRequest(400, "a chunk's size is malformed")
-            line += self.exactly(1)
-        try:
-            size = int(line.split(b";")[0], 16)
-        except ValueError:
-            raise BadRequest(400, "a chunk's size is malformed") from None
-        self._last = size == 0
-        if self._last:
-            self.exactly(2)
-        return size
+        digits = self._line().partition(b";")[0].strip()
+        if not digits or len(digits) > 15 or digits.strip(b"0123456789abcdefABCDEF"):
+            raise BadRequest(400, "a chunk's size is malformed")
+        return int(digits, 16)
+
+    def answer(self, status, headers):
+        """Send the head of an answer."""
+        self.answered = True
+        self.stream.sendall(head(status, headers))
+
+    def answer_json(self, status, value):
+        """Send a whole answer with a JSON body."""
+        body = jsontext.encode(value)
+        headers = {"Content-Type": "application/json", "Content-Length": len(body)}
+        self.answered = True
+        self.stream.sendall(head(status, headers) + body)
+
+    def answer_empty(self):
+        """Send an answer that only says yes."""
+        self.answer(204, {})
 
 
 def _pairs(query):
@@ -157,58 +191,46 @@ def _pairs(query):
 
 def unquote(text):
     """Percent-decoding; UTF-8 with surrogate escapes, so that any path survives."""
-    if "%" not in text:
-        return text
     first, *rest = text.encode("latin-1").split(b"%")
     out = [first]
     for part in rest:
-        try:
-            out.append(bytes([int(part[:2], 16)]) + part[2:])
-        except ValueError:
-            raise BadRequest(
-                400, "a percent sign is followed by something else than two hex digits"
-            ) from None
+        if len(part) < 2 or part[:2].strip(b"0123456789abcdefABCDEF"):
+            what = "a percent sign is followed by something else than two hex digits"
+            raise BadRequest(400, what)
+        out.append(bytes([int(part[:2], 16)]) + part[2:])
     return b"".join(out).decode("utf-8", "surrogateescape")
 
 
 def head(status, headers):
-    """The head of an answer."""
+    """The head of an answer; it is the stream's last unless the headers say otherwise."""
     lines = ["HTTP/1.1 %d %s" % (status, REASONS.get(status, ""))]
-    lines += ["%s: %s" % item for item in headers.items()]
+    lines += ["%s: %s" % item for item in {"Connection": "close", **headers}.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-def send_json(stream, status, value):
-    """A whole answer with a JSON body."""
-    import json
-
-    body = json.dumps(value).encode()
-    headers = {
-        "Content-Type": "application/json",
-        "Content-Length": len(body),
-        "Connection": "close",
-    }
-    stream.sendall(head(status, headers) + body)
+def refuse(stream, error):
+    """Answer with an error, to a host that may be gone."""
+    body = jsontext.encode(error.error)
+    headers = {"Content-Type": "application/json", "Content-Length": len(body)}
+    try:
+        stream.sendall(head(error.status, headers) + body)
+    except Closed:
+        pass  # nobody is left to be told
 
 
 class ChunkedWriter:
     """A file-like object whose writes become chunks of an answer; `finish` says that it is whole."""
 
-    def __init__(self, stream, content_type):
-        self._stream = stream
-        headers = {
-            "Content-Type": content_type,
-            "Transfer-Encoding": "chunked",
-            "Connection": "close",
-        }
-        stream.sendall(head(200, headers))
+    def __init__(self, request, headers):
+        self._stream = request.stream
+        request.answer(200, {"Transfer-Encoding": "chunked", **headers})
 
     def write(self, data):
         """Send one chunk."""
         if data:
-            self._stream.sendall(b"%x\r\n" % len(data) + bytes(data) + b"\r\n")
+            self._stream.sendall(b"%x\r\n%b\r\n" % (len(data), data))
         return len(data)
 
     def finish(self):
-        """The last chunk."""
+        """Send the last chunk."""
         self._stream.sendall(b"0\r\n\r\n")

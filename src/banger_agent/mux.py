@@ -1,6 +1,6 @@
 """Many streams over one byte channel: the guest's end of the mux (the host's is ``banger.wire.mux``).
 
-A frame is ``stream:u32be type:u8 length:u32be payload``, payload at most 32 KiB.
+A frame is ``stream:u32be type:u8 length:u32be payload``, payload at most 32 KiB. docs/reference/agent.md says why this is right.
 
 ====  =======  ===================================================================================
 type  name     meaning
@@ -16,19 +16,25 @@ type  name     meaning
 A host that connects sends zeros for longer than a frame, then MAGIC and a nonce of 16 bytes. Whatever frame its
 predecessor left half sent ends within the zeros, and zeros read as PAD, so the guest finds the magic from any position. It drops all
 streams and answers MAGIC and the nonce; the host skips all that comes before. There is no half-close.
+
+A guest's end that starts while a host is connected (its predecessor has died) says so in the same way: padding, MAGIC and a nonce of
+zeros. To the host that is no frame, so it connects anew.
 """
 
 import struct
-import threading
 from collections import deque
 
-MAGIC = b"\xb4banger-mux-1\r\n\x00\xff"[:16]
+from banger_agent import threads
+from banger_agent.channel import HostGone
+
+MAGIC = b"\xb4banger-mux-1\r\n\x00"
 NONCE_BYTES = 16
 HEADER = struct.Struct(">IBI")
 PAD, OPEN, OPENED, DATA, CREDIT, CLOSE = 0, 2, 3, 4, 5, 6
 MAX_PAYLOAD = 32 * 1024
 WINDOW = 256 * 1024
-MAX_STREAMS = 256
+MAX_STREAMS = 200  # a command takes four descriptors, and a service has 1024
+PADDING = bytes(HEADER.size + MAX_PAYLOAD)
 
 
 class Closed(Exception):
@@ -38,15 +44,20 @@ class Closed(Exception):
 class Stream:
     """One stream, with blocking calls for the thread that serves it."""
 
-    def __init__(self, mux, number):
+    def __init__(self, mux, number, session):
         self._mux = mux
         self.number = number
-        self._condition = threading.Condition()
+        self.session = session
+        self._condition = threads.Condition()
         self._chunks = deque()
         self._buffered = 0
         self._credit = WINDOW
         self._consumed = 0
         self._closed = None
+
+    def accept(self):
+        """Tell the host that its stream is there."""
+        self._mux.send(self, OPENED)
 
     def recv(self, limit=65536):
         """Some bytes; b"" once the host has closed the stream and everything was read."""
@@ -64,7 +75,10 @@ class Stream:
             give = self._consumed if self._consumed >= WINDOW // 4 else 0
             self._consumed -= give
         if give:
-            self._mux.send(self.number, CREDIT, struct.pack(">I", give))
+            try:
+                self._mux.send(self, CREDIT, struct.pack(">I", give))
+            except Closed:
+                pass  # what has come can still be read
         return chunk
 
     def sendall(self, data):
@@ -78,18 +92,17 @@ class Stream:
                     raise Closed(self._closed)
                 size = min(len(view), self._credit, MAX_PAYLOAD)
                 self._credit -= size
-            self._mux.send(self.number, DATA, view[:size])
+            self._mux.send(self, DATA, view[:size])
             view = view[size:]
 
     def close(self, why=""):
         """End the stream; idempotent."""
-        with self._condition:
-            first = self._closed is None
-            self._closed = self._closed if self._closed is not None else why
-            self._condition.notify_all()
-        if first:
+        if self.drop(why):
             self._mux.forget(self)
-            self._mux.send(self.number, CLOSE, why.encode()[:1024])
+            try:
+                self._mux.send(self, CLOSE, why.encode("utf-8", "replace")[:1024])
+            except Closed:
+                pass  # the host knows
 
     @property
     def closed(self):
@@ -102,8 +115,9 @@ class Stream:
             self._buffered += len(data)
             if self._buffered > WINDOW:
                 return False
-            self._chunks.append(data)
-            self._condition.notify_all()
+            if data:
+                self._chunks.append(data)
+                self._condition.notify_all()
         return True
 
     def add_credit(self, amount):
@@ -113,30 +127,36 @@ class Stream:
             self._condition.notify_all()
 
     def drop(self, why):
-        """The reader's: the host has closed the stream, or is gone."""
+        """The stream is over; whether that is news."""
         with self._condition:
-            self._closed = self._closed if self._closed is not None else why
+            if self._closed is not None:
+                return False
+            self._closed = why
             self._condition.notify_all()
+        return True
 
 
 class Mux:
-    """Reads frames from ``read`` (blocking, b"" when nobody is connected) and serves each new stream in a thread of its own."""
+    """Reads frames from ``link`` (`channel.Port`) and serves each new stream by ``serve(stream, port)`` in a thread of its own."""
 
-    def __init__(self, read, write, serve):
-        self._read = read
-        self._write = write
+    def __init__(self, link, serve):
+        self._link = link
         self._serve = serve
         self._streams = {}
-        self._lock = threading.Lock()
-        self._write_lock = threading.Lock()
+        self._session = 0  # of the host that synchronised last; streams of an earlier one may write nothing any more
+        self._lock = threads.Lock()
+        self._write_lock = threads.Lock()
         self._buffer = bytearray()
 
-    def send(self, number, kind, payload=b""):
-        """Write one frame; frames of dropped streams are left out."""
-        if kind == DATA and number not in self._streams:
-            raise Closed("the host has connected anew")
+    def send(self, stream, kind, payload=b""):
+        """Write one frame; Closed if the host of that stream is gone."""
         with self._write_lock:
-            self._write(HEADER.pack(number, kind, len(payload)) + payload)
+            if stream.session != self._session:
+                raise Closed("the host has connected anew")
+            try:
+                self._link.write(HEADER.pack(stream.number, kind, len(payload)) + payload)
+            except HostGone:
+                raise Closed("the host has gone") from None
 
     def forget(self, stream):
         """A stream is over on our side."""
@@ -145,10 +165,11 @@ class Mux:
                 del self._streams[stream.number]
 
     def run(self):
-        """Serve until ``read`` raises or returns None."""
+        """Serve until ``link.read`` gives None."""
+        self._announce()
         hunting = True
         while True:
-            data = self._read()
+            data = self._link.read()
             if data is None:
                 self._drop_all()
                 return
@@ -159,6 +180,13 @@ class Mux:
                 continue
             self._buffer += data
             hunting = self._parse(hunting)
+
+    def _announce(self):
+        """Whoever is connected already spoke to a predecessor of ours."""
+        try:
+            self._link.write(PADDING + MAGIC + bytes(NONCE_BYTES))
+        except HostGone:
+            pass  # as it should be
 
     def _parse(self, hunting):
         while True:
@@ -183,13 +211,19 @@ class Mux:
         if at < 0:
             del self._buffer[: max(0, len(self._buffer) - len(MAGIC) + 1)]
             return False
-        if len(self._buffer) < at + len(MAGIC) + NONCE_BYTES:
+        end = at + len(MAGIC) + NONCE_BYTES
+        if len(self._buffer) < end:
+            del self._buffer[:at]
             return False
-        nonce = bytes(self._buffer[at + len(MAGIC) : at + len(MAGIC) + NONCE_BYTES])
-        del self._buffer[: at + len(MAGIC) + NONCE_BYTES]
+        answer = bytes(self._buffer[at:end])
+        del self._buffer[:end]
         self._drop_all()
         with self._write_lock:
-            self._write(MAGIC + nonce)
+            self._session += 1
+            try:
+                self._link.write(answer)
+            except HostGone:
+                pass  # the next one synchronises too
         return True
 
     def _drop_all(self):
@@ -214,11 +248,18 @@ class Mux:
             self.forget(stream)
 
     def _open(self, number, port):
+        stream = Stream(self, number, self._session)
         with self._lock:
             refused = number in self._streams or len(self._streams) >= MAX_STREAMS
             if not refused:
-                stream = self._streams[number] = Stream(self, number)
-        if refused:
-            self.send(number, CLOSE, b"too many streams")
-        else:
-            threading.Thread(target=self._serve, args=(stream, port), daemon=True).start()
+                self._streams[number] = stream
+        try:
+            if not refused:
+                threads.start(self._serve, stream, port)
+                return
+        except RuntimeError:  # no more threads
+            self.forget(stream)
+        try:
+            self.send(stream, CLOSE, b"too many streams")
+        except Closed:
+            pass  # nobody is left to be told

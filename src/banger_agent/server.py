@@ -1,63 +1,75 @@
 """What a stream to port 1024 is answered with; a stream to any other port is a TCP connection inside the guest."""
 
 import os
-import socket
-import threading
 from _operator import _compare_digest  # what hmac.compare_digest is, without hashlib
 
-from banger_agent import facts
-from banger_agent.http import BadRequest, Gone, Request, head, send_json
-from banger_agent.mux import OPENED, Closed
+from banger_agent import VERSION, facts
+from banger_agent.http import BadRequest, Gone, Request, refuse
+from banger_agent.mux import Closed
 
 AGENT_PORT = 1024
 TOKEN = "/etc/banger/agent-token"
+MAX_WAIT_MS = 3600 * 1000
+_SHUTDOWN_S = 10
 
 
 class Agent:
-    """Serves streams. ``token_path`` and ``services_path`` can be moved for tests."""
+    """Serves streams: ``services`` is a `health.Services`, ``bulk`` a `bulk.Ports`; ``token_path`` can be moved for tests."""
 
-    def __init__(self, token_path=TOKEN, services_path=facts.SERVICES):
+    def __init__(self, services, bulk, token_path=TOKEN):
+        self._services = services
+        self._bulk = bulk
         self._token_path = token_path
-        self._services_path = services_path
+        self._routes = {
+            ("GET", "/healthz"): self._healthz,
+            ("GET", "/stats"): lambda request: request.answer_json(200, facts.stats()),
+            ("GET", "/ports"): lambda request: request.answer_json(200, facts.ports()),
+            ("POST", "/exec"): _exec,
+            ("GET", "/files"): self._get_files,
+            ("PUT", "/files"): self._put_files,
+            ("GET", "/tcp"): _tcp,
+            ("POST", "/shutdown"): _shutdown,
+            ("POST", "/clock"): _clock,
+            ("POST", "/identity"): _identity,
+        }
 
-    def serve(self, stream, port):
+    def serve(self, stream, port=AGENT_PORT):
         """Serve one stream to its end, whatever comes; runs in a thread of its own."""
         why = ""
         try:
             if port == AGENT_PORT:
-                stream._mux.send(stream.number, OPENED)
-                self.answer(stream)
+                stream.accept()
+                self._answer(stream)
             else:
-                _proxy(stream, port)
+                proxy(stream, connect(port), stream.accept)
         except (Closed, Gone):
             pass  # the host has gone: nobody is left to be told
-        except OSError as error:
-            why = error.strerror or str(error)
+        except Exception as error:
+            why = _words(error)
         finally:
             stream.close(why)
 
-    def answer(self, stream):
-        """One HTTP request."""
+    def _answer(self, stream):
+        """One HTTP request. An error after the answer has begun is raised, and so cuts it short."""
+        request = None
         try:
             request = Request(stream)
             self._authorise(request)
             self._route(request)
-        except BadRequest as error:
-            send_json(stream, error.status, error.error)
         except (Closed, Gone):
             raise
         except Exception as error:
-            what = "internal error: %s" % type(error).__name__
-            send_json(
-                stream,
-                500,
-                {"code": "failure", "what": what, "detail": str(error)[:1000], "hint": ""},
-            )
+            if request is not None and request.answered:
+                raise
+            if not isinstance(error, BadRequest):
+                what = "internal error: %s" % type(error).__name__
+                error = BadRequest(500, what, _words(error))
+            refuse(stream, error)
 
     def _authorise(self, request):
         try:
             with open(self._token_path) as file:
-                token = file.read().strip()
+                token = file.read(4096).strip()
         except FileNotFoundError:
             return
         given = request.headers.get("authorization", "")
@@ -65,37 +77,44 @@ class Agent:
             raise BadRequest(401, "the agent's token is missing or wrong")
 
     def _route(self, request):
-        method, path = request.method, request.path
-        handler = {
-            ("GET", "/healthz"): self._healthz,
-            ("GET", "/stats"): lambda r: send_json(r.stream, 200, facts.stats()),
-            ("GET", "/ports"): lambda r: send_json(r.stream, 200, facts.ports()),
-            ("POST", "/exec"): _exec,
-            ("GET", "/files"): _get_files,
-            ("PUT", "/files"): _put_files,
-            ("POST", "/shutdown"): _shutdown,
-            ("POST", "/clock"): _clock,
-            ("POST", "/identity"): _identity,
-        }.get((method, path))
+        handler = self._routes.get((request.method, request.path))
         if handler is None:
-            known = path in (
-                "/healthz",
-                "/stats",
-                "/ports",
-                "/exec",
-                "/files",
-                "/shutdown",
-                "/clock",
-                "/identity",
-            )
-            raise BadRequest(405 if known else 404, "there is no %s %s" % (method[:16], path[:200]))
+            known = any(path == request.path for _, path in self._routes)
+            what = "there is no %s %s" % (request.method[:16], request.path[:200])
+            raise BadRequest(405 if known else 404, what)
         handler(request)
 
     def _healthz(self, request):
-        wait = request.query.get("wait_ms", "0")
-        if not wait.isdigit() or int(wait) > 3600000:
-            raise BadRequest(400, "wait_ms must be 0 to 3600000")
-        send_json(request.stream, 200, facts.health(int(wait), self._services_path))
+        wait_ms = _number(request, "wait_ms", "0", MAX_WAIT_MS)
+        answer = {
+            "status": "ok",
+            "version": VERSION,
+            "boot_id": facts.boot_id(),
+            "services": self._services.state(wait_ms / 1000),
+            "uptime_s": facts.uptime_s(),
+        }
+        request.answer_json(200, answer)
+
+    def _get_files(self, request):
+        from banger_agent import files
+
+        files.get(request, self._bulk)
+
+    def _put_files(self, request):
+        from banger_agent import files
+
+        files.put(request, self._bulk)
+
+
+def _words(error):
+    return str(getattr(error, "strerror", None) or error)[:1000]
+
+
+def _number(request, key, default, most):
+    text = request.query.get(key, default)
+    if not (text.isascii() and text.isdigit() and len(text) < 12 and int(text) <= most):
+        raise BadRequest(400, "%s must be a number up to %d" % (key, most))
+    return int(text)
 
 
 def _exec(request):
@@ -104,57 +123,79 @@ def _exec(request):
     execs.serve(request)
 
 
-def _get_files(request):
-    from banger_agent import files
-
-    files.get(request)
-
-
-def _put_files(request):
-    from banger_agent import files
-
-    files.put(request)
-    request.stream.sendall(head(204, {"Connection": "close"}))
-
-
 def _shutdown(request):
-    import subprocess
+    from banger_agent import process
 
     reboot = request.json().get("reboot") is True
     verb = "reboot" if reboot else "poweroff"
     systemd = os.path.isdir("/run/systemd/system")
     argv = ["systemctl", "--no-block", verb] if systemd else ["runit-init", "6" if reboot else "0"]
-    subprocess.run(argv, check=True, timeout=10, stdin=subprocess.DEVNULL)
-    request.stream.sendall(head(204, {"Connection": "close"}))
+    try:
+        started = process.spawn(argv, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, "/")
+    except OSError as error:
+        raise BadRequest(500, "%s cannot be started" % argv[0], _words(error)) from None
+    try:
+        if not started.ended(_SHUTDOWN_S):
+            started.signal(9)
+        if started.wait() != 0:
+            said = os.read(started.outputs[1], 1000).decode("utf-8", "replace")
+            raise BadRequest(500, "%s %s failed" % (argv[0], verb), said)
+    finally:
+        started.close()
+    request.answer_empty()
 
 
 def _clock(request):
     import time
 
     epoch_ms = request.json().get("epoch_ms")
-    if not isinstance(epoch_ms, int) or not 0 < epoch_ms < 1 << 43:
+    if not isinstance(epoch_ms, int) or isinstance(epoch_ms, bool) or not 0 < epoch_ms < 1 << 43:
         raise BadRequest(400, "epoch_ms must be milliseconds since 1970")
     time.clock_settime(time.CLOCK_REALTIME, epoch_ms / 1000)
-    request.stream.sendall(head(204, {"Connection": "close"}))
+    request.answer_empty()
 
 
 def _identity(_request):
-    raise BadRequest(501, "a new identity can only be given at boot yet")
+    what = "a running guest cannot be given a new identity: not built yet"
+    raise BadRequest(501, what, hint="stop the VM and start it: the identity drive is read at boot")
 
 
-def _proxy(stream, port):
+def _tcp(request):
+    """As a stream to another port, for transports without port numbers of their own."""
+    if request.headers.get("upgrade", "").lower() != "banger-tcp":
+        raise BadRequest(400, "tcp needs Upgrade: banger-tcp")
+    port = _number(request, "port", "0", 65535)
     try:
-        connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+        connection = connect(port)
+    except OSError as error:
+        what = "port %d of the guest cannot be reached" % port
+        raise BadRequest(502, what, _words(error)) from None
+    headers = {"Upgrade": "banger-tcp", "Connection": "Upgrade"}
+    proxy(request, connection, lambda: request.answer(101, headers))
+
+
+def connect(port):
+    """A TCP connection to ``port`` of this guest, over IPv4 or else IPv6."""
+    import socket
+
+    try:
+        return socket.create_connection(("127.0.0.1", port), timeout=10)
     except OSError:
-        connection = socket.create_connection(("::1", port), timeout=10)
-    connection.settimeout(None)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    stream._mux.send(stream.number, OPENED)
+        return socket.create_connection(("::1", port), timeout=10)
+
+
+def proxy(source, connection, accept):
+    """Carry bytes both ways between ``source`` (a stream, or a request with what follows it) and ``connection`` until one ends."""
+    import socket
+
+    from banger_agent import threads
+
+    stream = getattr(source, "stream", source)
 
     def inward():
         try:
             while True:
-                data = stream.recv()
+                data = source.recv()
                 if not data:
                     break
                 connection.sendall(data)
@@ -166,9 +207,11 @@ def _proxy(stream, port):
             except OSError:
                 pass  # not connected any more
 
-    thread = threading.Thread(target=inward, daemon=True)
-    thread.start()
     try:
+        connection.settimeout(None)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        accept()
+        threads.start(inward)
         while True:
             data = connection.recv(65536)
             if not data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -183,7 +184,8 @@ class AgentGuest:
         """The answer; it may come before all is sent, when the agent refuses."""
         try:
             answering = asyncio.ensure_future(exchange.status())
-            await asyncio.wait({sending, answering}, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {sending, answering}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if sending.done() and not answering.done():
                 sending.result()
             async with self._within(IDLE_S, "PUT /files"):
