@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 from websockets.exceptions import ConnectionClosed
 from websockets.server import ServerProtocol
-from websockets.sync.server import ServerConnection
+from websockets.sync.server import Server, ServerConnection
 
 from banger.api import routes, schema
 from banger.api.frames import FrameType
@@ -100,6 +100,7 @@ class FakeDaemon:
     def __enter__(self):
         self.server = _Server(str(self.socket_path), _Handler)
         self.server.daemon = self
+        self.web_sockets = Server(self.server.socket, lambda connection: None)
         self.thread = threading.Thread(
             target=self.server.serve_forever, kwargs={"poll_interval": 0.02}
         )
@@ -130,8 +131,9 @@ class FakeDaemon:
     def begin(self, kind, target, name, stages=(), done=lambda: None):
         operation = schema.Operation(new_id(), kind, target, name, "pending", AT, None, [])
         self.operations.insert(0, operation)
+        answer = msgspec.structs.replace(operation, stages=[])
         threading.Thread(target=self._run, args=(operation, stages, done), daemon=True).start()
-        return operation
+        return answer
 
     def _tell(self, change):
         with self.changed:
@@ -142,20 +144,19 @@ class FakeDaemon:
         self._tell(lambda: setattr(operation, "state", "running"))
         for name in stages:
             stage = schema.Stage(name, "running", AT)
-            self._tell(lambda: operation.stages.append(stage))  # noqa: B023  called at once
+            with self.changed:
+                operation.stages.append(stage)
+                self.changed.notify_all()
             if name in self.hold:
                 self.held.set()
                 self._release.wait(20)
             state = "failed" if name in self.fail_at else "succeeded"
             if operation.state == "cancelled":
                 state = "cancelled"
-            self._tell(
-                lambda: (
-                    setattr(stage, "duration_ms", 12.0),
-                    setattr(stage, "detail", "reflink" if name == "disks" else ""),
-                    setattr(stage, "state", state),
-                )
-            )
+            with self.changed:
+                stage.duration_ms, stage.state = 12.0, state
+                stage.detail = "reflink" if name == "disks" else ""
+                self.changed.notify_all()
             if state != "succeeded":
                 break
         error = next((self.fail_at[name] for name in stages if name in self.fail_at), None)
@@ -311,7 +312,7 @@ class FakeDaemon:
             archive.extractall(path, filter="tar")
         return 204, b""
 
-    TABLE = {
+    TABLE = {  # noqa: RUF012  a table
         routes.INFO: info,
         routes.VMS_LIST: lambda self, **_: (200, self.vms),
         routes.VMS_CREATE: create,
@@ -332,9 +333,9 @@ class FakeDaemon:
             200,
             self.operations[: int(query["limit"])],
         ),
-        routes.OPERATION_SHOW: lambda self, id, **_: (
+        routes.OPERATION_SHOW: lambda self, **values: (
             200,
-            self.find(self.operations, id, "operation"),
+            self.find(self.operations, values["id"], "operation"),
         ),
         routes.OPERATION_CANCEL: cancel,
         routes.METRICS: lambda self, **_: (200, b"banger_vms 0\n"),
@@ -419,7 +420,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self._send(status, answer if isinstance(answer, bytes) else msgspec.json.encode(answer))
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any  # noqa: N815  http.server's names
 
     def _problem(self, error):
         self.close_connection = True
@@ -466,7 +467,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def _web_socket(daemon, request):
-    connection = ServerConnection(request, ServerProtocol(max_size=1 << 20), ping_interval=None)
+    connection = ServerConnection(
+        request, ServerProtocol(max_size=1 << 20), daemon.web_sockets, ping_interval=None
+    )
     connection.handshake()
     url = urllib.parse.urlsplit(connection.request.path)
     query = dict(urllib.parse.parse_qsl(url.query))

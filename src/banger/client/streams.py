@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -48,7 +48,8 @@ class _Stream:
     """A WebSocket that is closed at the end of its block."""
 
     def __init__(self, socket: ClientConnection) -> None:
-        self._socket = socket
+        self._stack = ExitStack()
+        self._socket = self._stack.enter_context(socket)
 
     def __enter__(self) -> Self:
         return self
@@ -63,7 +64,7 @@ class _Stream:
 
     def close(self) -> None:
         """End the stream for both sides; idempotent."""
-        self._socket.close()
+        self._stack.close()
 
     def _receive(self, timeout_s: float | None = None) -> bytes | None:
         """The next message; None at the end. A text message is the daemon's error and is raised."""
@@ -91,9 +92,10 @@ class ExecStream(_Stream):
     def open(cls, path: Path, ref: str, request: schema.ExecRequest) -> ExecStream:
         """Start ``request`` in the VM ``ref``."""
         socket = _connect(path, target(routes.VM_EXEC, None, {"ref": ref}))
+        stream = cls(socket)
         with suppress(ConnectionClosed):  # then `receive` has the reason
-            socket.send(msgspec.json.encode(request).decode())
-        return cls(socket)
+            stream._socket.send(msgspec.json.encode(request).decode())
+        return stream
 
     def send(self, kind: FrameType, payload: bytes = b"") -> bool:
         """Send one frame, waiting for room; False if the command is over."""
