@@ -1,0 +1,173 @@
+"""The CLI's start-up, the daemon's list of 200 VMs, its idle memory and CPU, exec's round trip, and copying, as root or as a user.
+
+python bench/daemon.py
+"""
+
+import asyncio
+import hashlib
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import installation, report, summary
+
+from banger.guest.connection import connect_guest
+from banger.model.machine import VmPaths
+
+
+def wall_ms(argv, env=None):
+    """Milliseconds of a program."""
+    began = time.monotonic()
+    subprocess.run(argv, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return (time.monotonic() - began) * 1000
+
+
+def list_ms(path):
+    """Milliseconds of GET /v1/vms on an open connection."""
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(path))
+    times = []
+    for _ in range(30):
+        began = time.monotonic()
+        connection.request("GET", "/v1/vms")
+        connection.getresponse().read()
+        times.append((time.monotonic() - began) * 1000)
+    connection.close()
+    return times
+
+
+def cpu_s(pid):
+    """CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def rss_mib(pid):
+    """Resident MiB of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def agent_round_trips(paths, count):
+    """Milliseconds of `true` straight through the agent's client, one connection, and of one `true` by a new client process's loop."""
+
+    async def measure():
+        guest = connect_guest(paths)
+        await guest.wait_connected(30)
+        times = []
+        for _ in range(count):
+            began = time.monotonic()
+            session = await guest.exec({"argv": ["true"]})
+            await session.send(3)
+            async for _ in session.frames():
+                pass
+            await session.close()
+            times.append((time.monotonic() - began) * 1000)
+        await guest.close()
+        return times
+
+    return asyncio.run(measure())
+
+
+def copies(banger, size_mib):
+    """MiB/s of `vm cp` in and out and of scp in; digests compared."""
+    directory = Path(tempfile.mkdtemp(prefix="bench-cp-"))
+    blob = directory / "blob"
+    with blob.open("wb") as file:
+        for _ in range(size_mib):
+            file.write(os.urandom(1 << 20))
+    config = directory / "ssh_config"
+    banger.run("setup", "ssh", "--print")
+    rates = {}
+    began = time.monotonic()
+    banger.run("vm", "cp", str(blob), "box:/tmp/blob", timeout=600)
+    rates["cp_in"] = size_mib / (time.monotonic() - began)
+    began = time.monotonic()
+    banger.run("vm", "cp", "box:/tmp/blob", str(directory / "back"), timeout=600)
+    rates["cp_out"] = size_mib / (time.monotonic() - began)
+    same = (
+        hashlib.sha256(blob.read_bytes()).digest()
+        == hashlib.sha256((directory / "back").read_bytes()).digest()
+    )
+    port = banger.vm("box")["status"]["forwards"][0]["host_port"]
+    options = [
+        "-P",
+        str(port),
+        "-i",
+        str(banger.state / "ssh" / "id_ed25519"),
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        f"UserKnownHostsFile={config}",
+    ]
+    began = time.monotonic()
+    subprocess.run(
+        ["scp", "-q", *options, str(blob), "root@127.0.0.1:/tmp/blob2"], check=True, timeout=600
+    )
+    rates["scp_in"] = size_mib / (time.monotonic() - began)
+    shutil.rmtree(directory)
+    return {"byte_exact": same, **{key: round(value, 1) for key, value in rates.items()}}
+
+
+def main():
+    """All of it."""
+    banger = installation()
+    try:
+        for number in range(200):
+            banger.run("vm", "create", "--no-start", "--name", f"vm-{number}", "--work-size", "1G")
+        cli = [sys.executable, "-m", "banger.cli.main", "vm", "list"]
+        bare, ours = [], []
+        for _ in range(15):
+            bare.append(wall_ms([sys.executable, "-I", "-c", "pass"]))
+            ours.append(wall_ms(cli, banger.env))
+        listing = list_ms(banger.runtime / "bangerd.sock")
+        banger.run("vm", "delete", "--all", timeout=300)
+        pid = banger.daemon_pid()
+        before = cpu_s(pid)
+        time.sleep(20)
+        idle = (cpu_s(pid) - before) / 20 * 100
+        banger.create("box")
+        record = banger.vm("box")
+        paths = VmPaths(banger.state / "vms" / record["id"], banger.runtime / "vms" / record["id"])
+        execs, starts = [], []
+        for _ in range(11):
+            execs.append(
+                wall_ms(
+                    [sys.executable, "-m", "banger.cli.main", "vm", "exec", "box", "--", "true"],
+                    banger.env,
+                )
+            )
+            starts.append(wall_ms(cli, banger.env))
+        copied = copies(banger, 256)
+        rss = rss_mib(pid)
+        banger.run("daemon", "stop")
+        round_trips = agent_round_trips(paths, 21)
+    finally:
+        banger.close()
+        shutil.rmtree(banger.directory, ignore_errors=True)
+    report(
+        "daemon",
+        {
+            "python_pass_ms": summary(bare),
+            "vm_list_ms": summary(ours),
+            "vm_list_ratio": round(summary(ours)["median"] / summary(bare)["median"], 2),
+            "list_200_ms": summary(listing),
+            "idle_rss_mib": round(rss, 1),
+            "idle_cpu_percent": round(idle, 2),
+            "exec_true_ms": summary(execs),
+            "cli_start_ms": summary(starts),
+            "agent_round_trip_ms": summary(round_trips),
+            "copy_mib_per_s": copied,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
