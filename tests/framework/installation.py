@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("BANGER_TEST_CACHE", ROOT / "build" / "test-state"))
 
 
-class Failed(AssertionError):
+class CommandFailedError(AssertionError):
     """A command that should have succeeded did not."""
 
 
@@ -54,7 +54,7 @@ class Installation:
             stdin=subprocess.DEVNULL if stdin is None else None, capture_output=True, text=text, timeout=timeout, check=False,
         )  # fmt: skip
         if check and done.returncode != 0:
-            raise Failed(
+            raise CommandFailedError(
                 f"banger {' '.join(argv)}: status {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
             )
         return done
@@ -101,11 +101,12 @@ class Installation:
 
     def logs(self):
         """The ends of all logs, for a failed test."""
-        parts = []
-        for path in [self.state / "bangerd.log", *self.state.glob("vms/*/*.log")]:
-            if path.exists():
-                parts.append(f"--- {path}\n" + path.read_text(errors="replace")[-4000:])
-        return "\n".join(parts)
+        paths = [self.state / "bangerd.log", *self.state.glob("vms/*/*.log")]
+        return "\n".join(
+            f"--- {path}\n" + path.read_text(errors="replace")[-4000:]
+            for path in paths
+            if path.exists()
+        )
 
     def processes(self):
         """Processes that belong to this installation, by the directories in their arguments or environment."""
@@ -137,7 +138,7 @@ class Installation:
 
     def close(self):
         """Delete all VMs, stop the daemon, and return what is left after that."""
-        with contextlib.suppress(Failed, subprocess.TimeoutExpired):
+        with contextlib.suppress(CommandFailedError, subprocess.TimeoutExpired):
             if self.daemon_pid() is not None or any(self.state.glob("vms/*")):
                 self.run("vm", "delete", "--all", check=False, timeout=120)
                 self.run("daemon", "stop", check=False, timeout=60)

@@ -162,6 +162,7 @@ def test_a_forward_leads_from_a_loopback_port_to_the_guest(banger):
             "--retry-all-errors",
             f"http://127.0.0.1:{port}/",
         ],
+        check=False,
         capture_output=True,
         text=True,
     )

@@ -43,7 +43,9 @@ async def _refuse(socket: Socket, error: BaseException) -> None:
 
 
 @websocket("/v1/vms/{ref:str}/exec")
-async def exec_command(socket: Socket, service: NamedDependency[Service], ref: FromPath[str]) -> None:
+async def exec_command(
+    socket: Socket, service: NamedDependency[Service], ref: FromPath[str]
+) -> None:
     """Run a command in the guest: a text message with an ExecRequest, then frames (`api.frames`) both ways."""
     await socket.accept()
     try:
