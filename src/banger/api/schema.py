@@ -59,7 +59,7 @@ class ServiceStatus(Struct):
 
 
 class VmStatus(Struct):
-    """What was observed; null where there is nothing to observe."""
+    """What was observed; null where there is nothing to observe. ``warning``: what its user should know of this run."""
 
     vmm: str | None = None
     accel: str | None = None
@@ -70,6 +70,7 @@ class VmStatus(Struct):
     services: list[ServiceStatus] = []
     forwards: list[Forward] = []
     last_error: Error | None = None
+    warning: str = ""
 
 
 class Vm(Struct):

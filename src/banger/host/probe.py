@@ -114,7 +114,7 @@ def qemu(program: str | None = None) -> Answer:
         hint = error.hint or (
             f"set qemu_path to a working {QEMU_PROGRAM}" if program else _INSTALL_QEMU
         )
-        return Answer(ok=False, why=error.what, hint=hint)
+        return Answer(ok=False, why=f"{error.what}\n{error.detail}".strip(), hint=hint)
     release = qemu_version(version)
     if release is None or release < MIN_QEMU:
         wanted, first = ".".join(map(str, MIN_QEMU)), version.strip().partition("\n")[0]

@@ -15,6 +15,7 @@ from banger.host import fs
 _ESCAPES = re.compile(
     r"\x1b(\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]{0,256}(\x07|\x1b\\)|[ -/]*[0-Z\\^-~])"
 )
+PANIC = "Kernel panic - not syncing"
 TAIL_BYTES = 16 * 1024
 LINE_CHARACTERS = 400
 
@@ -52,7 +53,7 @@ def cap_log(path: Path, max_bytes: int) -> bool:
 def printable_tail(path: Path, lines: int, *, since_bytes: int = 0) -> str:
     """The last ``lines`` lines of ``path`` for a person: no control sequences, no empty lines, each at most 400 characters.
 
-    ``since_bytes``: nothing before this offset, unless the file was cut meanwhile. "" if there is nothing.
+    A kernel panic is quoted even if a longer trace follows it. ``since_bytes``: nothing before this offset, unless the file was cut meanwhile. "" if there is nothing.
     """
     size = fs.length_bytes(path)
     limit = min(TAIL_BYTES, size - since_bytes) if since_bytes <= size else TAIL_BYTES
@@ -62,4 +63,6 @@ def printable_tail(path: Path, lines: int, *, since_bytes: int = 0) -> str:
     text = _ESCAPES.sub("", data.decode("utf-8", errors="replace")).replace("\r", "\n")
     shown = ("".join(c for c in line if c == "\t" or c.isprintable()) for line in text.split("\n"))
     kept = [line[:LINE_CHARACTERS] for line in shown if line.strip()]
-    return "\n".join(kept[-lines:])
+    ended = kept[-lines:]
+    panic = [line for line in kept[:-lines] if PANIC in line][-1:]
+    return "\n".join([*panic, "…", *ended] if panic else ended)

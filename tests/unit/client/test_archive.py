@@ -158,7 +158,7 @@ def test_set_id_bits_are_dropped_and_devices_left_out(tmp_path):
 def test_a_header_that_would_fill_the_memory_is_refused(tmp_path):
     info = tarfile.TarInfo("x")
     info.type, info.size = tarfile.XHDTYPE, 1 << 40
-    data = info.tobuf() + bytes(10240)
+    data = info.tobuf(tarfile.GNU_FORMAT) + bytes(10240)
     with pytest.raises(ArchiveError, match="header"):
         unpack(data, tmp_path / "t")
 

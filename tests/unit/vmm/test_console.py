@@ -97,6 +97,13 @@ def test_the_last_lines_are_shown_without_empty_ones(tmp_path):
     assert shown(tmp_path, b"a\r\n\r\n  \r\nb\r\nc\r\n", 2) == "b\nc"
 
 
+def test_a_panic_is_quoted_before_the_trace_that_follows_it(tmp_path):
+    text = b"booted\nKernel panic - not syncing: eels\n" + b" trace\n" * 30
+    assert shown(tmp_path, text, 3) == (
+        "Kernel panic - not syncing: eels\n…\n trace\n trace\n trace"
+    )
+
+
 @pytest.mark.parametrize(
     ("raw", "text"),
     [

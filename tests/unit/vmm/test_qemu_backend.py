@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -19,8 +21,9 @@ from tests.framework.toy import toy_request
 
 
 @pytest.fixture
-def request_(tmp_path):
-    return toy_request(tmp_path / "vm")
+def request_():
+    with tempfile.TemporaryDirectory(prefix="bgr-") as directory:  # sockets have short paths
+        yield toy_request(Path(directory) / "vm")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from banger.api.schema import Operation
 from banger.cli import params
-from banger.cli.commands.vm_look import print_vm
+from banger.cli.commands.vm_look import print_vm, warn
 from banger.cli.commands.vm_make import begin, print_operation, vm_options, wish
 from banger.cli.commands.vm_ssh import ssh_argv
 from banger.cli.output import data, errors, progress
@@ -92,6 +92,7 @@ def _use(
             click.echo(f"log in: banger ssh {operation.target_name}", err=True)
         return 0
     vm = session.client.vm(operation.target)
+    warn(vm.status.warning)
     words = [shlex.join(command)] if command else []
     argv = ssh_argv(session.config, vm, words, tty=terminal)
     sys.stdout.flush()

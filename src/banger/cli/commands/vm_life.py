@@ -9,7 +9,7 @@ import click
 
 from banger.api.schema import Operation
 from banger.cli import params
-from banger.cli.commands.vm_look import print_vm
+from banger.cli.commands.vm_look import print_vm, warn
 from banger.cli.commands.vm_make import print_operation
 from banger.cli.output import errors, progress
 from banger.cli.session import Session, pass_session
@@ -71,6 +71,8 @@ def apply(
         took = format_duration(final.duration_ms or 0)
         done = DONE.get(final.kind, "is done")
         click.echo(f"{final.target_name} {done} ({took})", err=True)
+        if final.kind in {"vm.start", "vm.restart"} and output is None:
+            warn(session.client.vm(final.target).status.warning)
         if output is not None:
             if gone:
                 print_operation(final, output)

@@ -86,9 +86,16 @@ def _vm_pairs(vm: Json) -> list[tuple[str, object]]:
     return [*pairs, ("last error", error["what"])] if error else pairs
 
 
+def warn(sentence: str) -> None:
+    """Tell on stderr what a VM's user should know of it, if anything."""
+    if sentence:
+        click.echo(f"warning: {sentence}", err=True)
+
+
 def print_vm(session: Session, ref: str, output: str) -> None:
     """Fetch and print one VM as ``vm show`` does."""
     vm = session.transport.fetch(routes.VM_SHOW, {"ref": ref})
+    warn(vm["status"]["warning"])
     data.show_one(vm, output, pairs=_vm_pairs, name=vm["name"])
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from banger.host.exec import describe_exit
 from banger.model.machine import VmmExit
+from banger.vmm.console import PANIC
 
-_PANIC, _POWERED_OFF = "Kernel panic - not syncing", "reboot: Power down"
+_POWERED_OFF = "reboot: Power down"
 _REASONS = {
     "guest-shutdown": "guest-shutdown",
     "guest-reset": "guest-reset",
@@ -38,7 +39,7 @@ def outcome(
         return VmmExit("quit", returncode)
     reason = _told(events) or _guessed(returncode, console)
     if (
-        reason == "guest-reset" and _PANIC in console
+        reason == "guest-reset" and PANIC in console
     ):  # panic=-1 on the kernel's command line resets the machine
         reason = "guest-panic"
     return VmmExit(reason, returncode, _detail(returncode, log) if reason == "crash" else "")
@@ -47,7 +48,7 @@ def outcome(
 def _told(events: Sequence[Mapping[str, Any]]) -> str:
     reasons = []
     for event in events:
-        if event.get("event") == "GUEST_PANICKED":
+        if event.get("event") == "GUESTPANICKED":
             return "guest-panic"
         data = event.get("data")
         if isinstance(data, Mapping):
@@ -59,7 +60,7 @@ def _guessed(returncode: int | None, console: str) -> str:
     """The monitor said nothing, or was not connected."""
     if returncode:
         return "crash"
-    if _PANIC in console:
+    if PANIC in console:
         return "guest-panic"
     if returncode == 0 or _POWERED_OFF in console:
         return "guest-shutdown"
