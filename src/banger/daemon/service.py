@@ -12,8 +12,9 @@ from banger.engine.engine import Engine
 from banger.engine.image_work import ImageWork
 from banger.engine.machine import Machine
 from banger.engine.ports import Guest
-from banger.model.errors import BangerError, RefusedError
+from banger.model.errors import BangerError
 from banger.model.manifest import ImageManifest
+from banger.model.state import not_running
 
 
 @dataclass(slots=True)
@@ -60,9 +61,7 @@ class Service:
         """The guest of a VM that runs; RefusedError for one that does not."""
         machine = self.engine.resolve(ref)
         if machine.guest is None:
-            raise RefusedError(
-                f"VM {machine.name} is {machine.state}", hint=f"banger vm start {machine.name}"
-            )
+            raise not_running(machine.name, machine.state)
         return machine.guest
 
 

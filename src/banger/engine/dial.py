@@ -9,7 +9,7 @@ from contextlib import suppress
 from banger.engine.context import Context
 from banger.engine.machine import Machine
 from banger.engine.ports import Stream
-from banger.model.errors import RefusedError
+from banger.model.state import not_running
 
 CHUNK_BYTES = 64 * 1024
 
@@ -18,9 +18,7 @@ async def dial(context: Context, machine: Machine, port: int) -> socket.socket:
     """A connected non-blocking socket to ``port`` of the guest; OSError or BangerError if nobody answers there."""
     run = machine.record.run
     if run is None or machine.guest is None:
-        raise RefusedError(
-            f"VM {machine.name} is {machine.state}", hint=f"banger vm start {machine.name}"
-        )
+        raise not_running(machine.name, machine.state)
     if run.network == "user" and machine.lease is not None:
         return await context.network.dial(machine.lease, port)
     return _as_socket(await machine.guest.proxy(port))

@@ -20,7 +20,7 @@ from banger.host.undo import UndoStack
 from banger.model.errors import BangerError, GuestNotReadyError, RefusedError, VmmDiedError
 from banger.model.record import ErrorRecord
 from banger.model.spec import Forward
-from banger.model.state import VmState
+from banger.model.state import VmState, not_running
 
 log = logging.getLogger(__name__)
 
@@ -197,9 +197,7 @@ async def resume(machine: Machine, run: OperationRun) -> None:
 
 def _vmm(machine: Machine) -> RunningVmm:
     if machine.vmm is None:
-        raise RefusedError(
-            f"VM {machine.name} is {machine.state}", hint=f"banger vm start {machine.name}"
-        )
+        raise not_running(machine.name, machine.state)
     return machine.vmm
 
 

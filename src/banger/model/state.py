@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from banger.model.errors import RefusedError
+
 
 class VmState(StrEnum):
     """Where a VM is in its life (see the diagram above)."""
@@ -51,3 +53,17 @@ class OperationState(StrEnum):
 
 AT_REST = frozenset({VmState.STOPPED, VmState.FAILED})
 HAS_VMM = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STARTING, VmState.STOPPING})
+
+
+def not_running(name: str, state: VmState) -> RefusedError:
+    """What to say of a request that needs a guest, when VM ``name`` is in ``state``."""
+    match state:
+        case VmState.PAUSED:
+            hint = f"banger vm resume {name}"
+        case VmState.CREATING | VmState.STARTING | VmState.RUNNING:
+            hint = f"it is not ready yet; banger vm health {name} says when it is"
+        case VmState.DELETING:
+            hint = "banger vm list"
+        case _:
+            hint = f"banger vm start {name}"
+    return RefusedError(f"VM {name} is {state}", hint=hint)

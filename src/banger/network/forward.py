@@ -95,7 +95,7 @@ class _Relay:
                 async with asyncio.timeout(DIAL_S):
                     guest = await self._dial()
             except (OSError, BangerError) as error:
-                log.info("relay: the guest cannot be reached: %s", error)
+                log.debug("relay: the guest cannot be reached: %s", error)
                 return
             with guest:
                 await _both_ways(client, guest)

@@ -14,7 +14,8 @@ from banger.cli.self_command import self_argv
 from banger.cli.session import Session, pass_session
 from banger.host import exec as host_exec
 from banger.host.config import Config
-from banger.model.errors import BangerError, RefusedError
+from banger.model.errors import BangerError
+from banger.model.state import VmState, not_running
 
 if TYPE_CHECKING:
     from banger.api.schema import Vm
@@ -60,8 +61,7 @@ def _quoted(path: str) -> str:
 def check_runs(vm: Vm) -> None:
     """RefusedError for a VM that does not run."""
     if vm.state != "running":
-        hint = "resume" if vm.state == "paused" else "start"
-        raise RefusedError(f"VM {vm.name} is {vm.state}", hint=f"banger vm {hint} {vm.name}")
+        raise not_running(vm.name, VmState(vm.state))
 
 
 @click.command()

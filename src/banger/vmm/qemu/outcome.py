@@ -48,7 +48,7 @@ def outcome(
 def _told(events: Sequence[Mapping[str, Any]]) -> str:
     reasons = []
     for event in events:
-        if event.get("event") == "GUESTPANICKED":
+        if event.get("event") == "GUEST_PANICKED":
             return "guest-panic"
         data = event.get("data")
         if isinstance(data, Mapping):
