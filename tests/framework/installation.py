@@ -31,7 +31,11 @@ class Installation:
         (CACHE / "images").mkdir(parents=True, exist_ok=True)
         (self.state / "images").symlink_to(CACHE / "images")
         self.env = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("BANGER_", "XDG_"))},
+            **{
+                k: v
+                for k, v in os.environ.items()
+                if not k.startswith(("BANGER_", "XDG_", "PYTHONDONTWRITE"))
+            },
             "BANGER_CONFIG": str(self.directory / "none.toml"),
             "BANGER_STATE_DIR": str(self.state),
             "BANGER_RUNTIME_DIR": str(self.runtime),

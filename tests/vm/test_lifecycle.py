@@ -1,7 +1,6 @@
 """The life of a real Debian guest, driven by the CLI as a user would."""
 
 import os
-import re
 import subprocess
 
 import pytest

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import click
-from typing_extensions import override
+
+from banger.model.compat import override
 
 
 class Entry(NamedTuple):

@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import click
-from typing_extensions import override
 
+from banger.model.compat import override
 from banger.model.errors import BangerError, InvalidInputError
 from banger.model.units import MIB, parse_size
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.client
 from collections.abc import Mapping
 
-from typing_extensions import override
-
 from banger.api.routes import Route
 from banger.client.transport import (
     VERSION_HEADER,
@@ -16,6 +14,7 @@ from banger.client.transport import (
     target,
     unreachable,
 )
+from banger.model.compat import override
 
 MAX_ERROR_BYTES = 1 << 20
 LOST = (OSError, http.client.HTTPException)

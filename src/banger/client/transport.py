@@ -13,7 +13,6 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from banger.api.routes import Route
 from banger.model.errors import BangerError, DaemonUnreachableError, from_code
@@ -150,7 +149,11 @@ class Transport:
 def target(route: Route, query: Query | None, values: Mapping[str, str]) -> str:
     """The request target of ``route``."""
     url = route.url(**values)
-    return f"{url}?{urlencode(query)}" if query else url
+    if not query:
+        return url
+    from urllib.parse import urlencode  # noqa: PLC0415  `vm list` needs none
+
+    return f"{url}?{urlencode(query)}"
 
 
 def _read_all(connection: socket.socket) -> bytes:

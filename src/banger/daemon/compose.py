@@ -44,7 +44,9 @@ def compose(config: Config) -> Service:
         storage=QcowStorage(),
         network=UserNetwork(runtime_dir, state_dir, uplink=config.uplink),
         relays=Relays(),
-        images=ImageCatalog(config.images_dir, state_dir / "logs", mirror=config.mirror),
+        images=ImageCatalog(
+            config.images_dir, state_dir / "logs", mirror=config.mirror, agent=config.agent_path
+        ),
         identity=IdentityStore(state_dir),
         guests=connect_guest,
         console_tail=_console_tail,

@@ -59,7 +59,7 @@ async def serve(config: Config, ready_fd: int | None) -> None:
         )
         server = make_server(make_app(service))
         for signo in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(signo, _end, server)
+            asyncio.get_running_loop().add_signal_handler(signo, server.end)
         background.add(asyncio.create_task(_cap_logs(service)))
         _tell_ready(ready_fd)
         await server._serve([listener])  # noqa: SLF001  serve() would take the signals over
@@ -71,10 +71,6 @@ async def serve(config: Config, ready_fd: int | None) -> None:
             with suppress(FileNotFoundError):
                 config.socket_path.unlink()
         await _let_go(service)
-
-
-def _end(server: object) -> None:
-    server.should_exit = True  # type: ignore[attr-defined]  # uvicorn.Server
 
 
 def _tell_ready(ready_fd: int | None) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 
-from typing_extensions import override
-
 from banger.model import clock
+from banger.model.compat import override
 
 
 class JsonLines(logging.Formatter):

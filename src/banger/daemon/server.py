@@ -19,10 +19,10 @@ from typing import Any
 
 import uvicorn
 from litestar import Litestar
-from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from banger.host import fs
+from banger.model.compat import override
 from banger.model.errors import HostLacksError, RefusedError
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,25 @@ class OwnersOnly(H11Protocol):
             super().eof_received()
 
 
-def make_server(app: Litestar) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """Sleeps until it is told to end: uvicorn's own loop wakes up ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ended = asyncio.Event()
+
+    def end(self) -> None:
+        """Take no more connections, let those that are open finish for a while, then return from `serve`."""
+        self.should_exit = True
+        self._ended.set()
+
+    @override
+    async def main_loop(self) -> None:
+        """Until `end`."""
+        await self._ended.wait()
+
+
+def make_server(app: Litestar) -> Server:
     """A server for `bind`'s socket; signals are handled by `banger.daemon.lifecycle`."""
     config = uvicorn.Config(
         app,
@@ -117,5 +135,6 @@ def make_server(app: Litestar) -> uvicorn.Server:
         access_log=False,
         timeout_graceful_shutdown=DRAIN_S,
         server_header=False,
+        date_header=False,  # would have to be kept up to date
     )
-    return uvicorn.Server(config)
+    return Server(config)

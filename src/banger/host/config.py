@@ -45,8 +45,7 @@ class Config:
     max_parallel_boots: int = 0
     mirror: str | None = None
     console_log_max_bytes: int = 1 << 20
-    idle_exit_s: float = 0.0
-    agent_path: str | None = None
+    agent_path: Path | None = None
 
     path: Path = Path("/etc/banger/config.toml")
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -134,19 +133,12 @@ def _count(key: str, value: object) -> int:
     return value
 
 
-def _seconds(key: str, value: object) -> float:
+def _deadline(key: str, value: object) -> float:
     try:
         number = float(value) if isinstance(value, str | int | float) else -1.0
     except ValueError:
         number = -1.0
-    if isinstance(value, bool) or not 0 <= number <= 86400 * 365:
-        raise _wrong(key, value, "a number of seconds, 0 or more")
-    return number
-
-
-def _deadline(key: str, value: object) -> float:
-    number = _seconds(key, value)
-    if not 0 < number <= 86400:
+    if isinstance(value, bool) or not 0 < number <= 86400:
         raise _wrong(key, value, "above 0 and at most 86400 (a day)")
     return number
 
@@ -178,8 +170,7 @@ KEYS: dict[str, Callable[[str, object], Any]] = {
     "max_parallel_boots": _count,
     "mirror": _text,
     "console_log_max_bytes": _bytes,
-    "idle_exit_s": _seconds,
-    "agent_path": _path_text,
+    "agent_path": _path,
 }
 """Every key and what checks and converts its value."""
 

@@ -58,10 +58,10 @@ _TOOLS = (
 _EXCLUDED = ("./dev/*", "./boot/vmlinuz-*", "./boot/initrd.img*")
 
 
-def inputs_digest(loaded: LoadedRecipe, mirror: str | None) -> str:
+def inputs_digest(loaded: LoadedRecipe, mirror: str | None, agent: Path | None = None) -> str:
     """SHA-256 over all that an image is made from, as far as banger controls it (not the mirror's content)."""
     init = (payload_dir() / "init").read_bytes()
-    files = {**payload_files(loaded), "init": init}
+    files = {**payload_files(loaded, agent), "init": init}
     known = {
         "builder": BUILDER,
         "epoch": EPOCH_S,
@@ -74,7 +74,7 @@ def inputs_digest(loaded: LoadedRecipe, mirror: str | None) -> str:
 
 @dataclass(slots=True)
 class Build:
-    """One run in the empty directory ``work``; ``log`` collects what the tools say."""
+    """One run in the empty directory ``work``; ``log`` collects what the tools say, ``agent`` replaces the agent's package."""
 
     loaded: LoadedRecipe
     name: str
@@ -82,6 +82,7 @@ class Build:
     work: Path
     log: Path
     progress: Progress
+    agent: Path | None = None
 
     async def run(self) -> ImageManifest:
         """Make all files and the manifest in ``work``."""
@@ -130,7 +131,7 @@ class Build:
 
     async def _bootstrap(self, tar: Path) -> None:
         payload, scratch = self.work / "payload.tar", self.work / "tmp"
-        payload.write_bytes(payload_tar(payload_files(self.loaded), EPOCH_S))
+        payload.write_bytes(payload_tar(payload_files(self.loaded, self.agent), EPOCH_S))
         recipe = self.loaded.recipe
         argv = [
             find_program("mmdebstrap", package="mmdebstrap"), "--mode=root", "--variant=minbase",
@@ -183,7 +184,7 @@ class Build:
             release=recipe.release,
             architecture=recipe.architecture,
             created_at=clock.now(),
-            inputs_digest=inputs_digest(self.loaded, self.mirror),
+            inputs_digest=inputs_digest(self.loaded, self.mirror, self.agent),
             disk_bytes=self.loaded.disk_bytes,
             kernel_release=parts.release,
             cmdline=recipe.cmdline,

@@ -32,10 +32,18 @@ _OLD_NAME_CHARS = 63 - 1 - ID_LENGTH
 class ImageCatalog:
     """See `engine.ports.Images`. Manifests are cached by the directory's modification time."""
 
-    def __init__(self, images_dir: Path, log_dir: Path, *, mirror: str | None = None) -> None:
+    def __init__(
+        self,
+        images_dir: Path,
+        log_dir: Path,
+        *,
+        mirror: str | None = None,
+        agent: Path | None = None,
+    ) -> None:
         self._dir = images_dir
         self._logs = log_dir
         self._mirror = mirror
+        self._agent = agent
         self._cache: dict[str, tuple[int, ImageManifest]] = {}
 
     def list(self) -> list[ImageManifest]:
@@ -108,7 +116,7 @@ class ImageCatalog:
         loaded = load_recipe(recipe)
         image_name = name or loaded.recipe.name
         await _await(progress("resolve", image_name))
-        digest = inputs_digest(loaded, self._mirror)
+        digest = inputs_digest(loaded, self._mirror, self._agent)
         current = next((image for image in reversed(self.list()) if image.name == image_name), None)
         if current and current.inputs_digest == digest and not force and self._whole(current):
             await _await(progress("resolve", f"{image_name} is up to date"))
@@ -120,7 +128,8 @@ class ImageCatalog:
         try:
             await self._sweep()
             work, log = self._work(), self._log(image_name)
-            return await self._build(Build(loaded, image_name, self._mirror, work, log, progress))
+            build = Build(loaded, image_name, self._mirror, work, log, progress, self._agent)
+            return await self._build(build)
         finally:
             lock.release()
 

@@ -15,7 +15,7 @@ _EXECUTABLE = {"finish.sh"}
 _LIB = "usr/lib/banger"
 
 
-def payload_files(recipe: LoadedRecipe) -> dict[str, bytes]:
+def payload_files(recipe: LoadedRecipe, agent: Path | None = None) -> dict[str, bytes]:
     """Every file that the payload puts below the guest's root, by its path."""
     base = payload_dir()
     files = {
@@ -27,7 +27,7 @@ def payload_files(recipe: LoadedRecipe) -> dict[str, bytes]:
     files["etc/banger/services.json"] = json.dumps(services).encode() + b"\n"
     for name in ("finish.sh", "seal_agent.py"):
         files[f"{_LIB}/{name}"] = (base / name).read_bytes()
-    files[f"{_LIB}/agent.pyz"] = agent_zip(agent_dir())
+    files[f"{_LIB}/agent.pyz"] = agent_zip(agent or agent_dir())
     return files
 
 

@@ -60,7 +60,7 @@ async def api(tmp_path):
     server = make_server(make_app(service))
     task = asyncio.create_task(server._serve([listener]))
     yield Api(path, service, world)
-    server.should_exit = True
+    server.end()
     await asyncio.wait_for(task, 10)
     listener.close()
     await service.image_work.close()

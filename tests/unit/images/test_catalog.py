@@ -262,7 +262,7 @@ def test_the_inputs_digest_changes_with_every_input(monkeypatch):
     seen.add(inputs_digest(msgspec.structs.replace(loaded, disk_bytes=1), None))
     files = build_module.payload_files(loaded)
     monkeypatch.setattr(
-        build_module, "payload_files", lambda _: {**files, "usr/lib/banger/agent.pyz": b"new"}
+        build_module, "payload_files", lambda *_: {**files, "usr/lib/banger/agent.pyz": b"new"}
     )
     seen.add(inputs_digest(loaded, None))
     assert len(seen) == 5

@@ -73,3 +73,10 @@ def test_a_sealed_agent_runs(tmp_path):
 
 def test_the_config_of_a_checkout_is_found():
     assert (config_dir() / "images" / "debian.toml").is_file()
+
+
+def test_another_agent_can_be_put_in_the_image(tmp_path):
+    (tmp_path / "__main__.py").write_text("print('mine')")
+    files = payload_files(load_recipe("debian"), tmp_path)
+    with zipfile.ZipFile(io.BytesIO(files["usr/lib/banger/agent.pyz"])) as archive:
+        assert archive.read("banger_agent/__main__.py") == b"print('mine')"

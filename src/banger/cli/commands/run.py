@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from typing_extensions import override
 
 from banger.api.schema import Operation
 from banger.cli import params
@@ -18,6 +17,7 @@ from banger.cli.commands.vm_ssh import ssh_argv
 from banger.cli.output import data, errors, progress
 from banger.cli.session import Session, pass_session
 from banger.host import exec as host_exec
+from banger.model.compat import override
 from banger.model.errors import BangerError, NotFoundError
 
 INTERRUPTED = 130

@@ -10,13 +10,13 @@ from typing import IO, Literal, NamedTuple, cast
 
 import click
 from click.shell_completion import CompletionItem
-from typing_extensions import override
 
 from banger.cli import params
 from banger.cli.session import Session, pass_session
 from banger.client import archive
 from banger.client.refs import check_ref
 from banger.client.sdk import Client
+from banger.model.compat import override
 from banger.model.errors import BangerError, InvalidInputError, NotFoundError
 
 GUEST_HOME = "/root"
