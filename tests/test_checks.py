@@ -54,12 +54,12 @@ def test_dependencies_are_declared_and_used():
     check(BIN / "deptry", "--no-ansi", "src")
 
 
-@pytest.mark.parametrize("script", shell_scripts())
+@pytest.mark.parametrize("script", list(shell_scripts()))
 def test_shellcheck_finds_nothing(script):
     check(BIN / "shellcheck", "-s", dialect(script), script)
 
 
-@pytest.mark.parametrize("script", shell_scripts())
+@pytest.mark.parametrize("script", list(shell_scripts()))
 def test_shell_scripts_can_be_parsed(script):
     if dialect(script) == "bash":
         check("bash", "-n", script)

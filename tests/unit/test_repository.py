@@ -86,7 +86,7 @@ def test_every_promise_is_numbered_in_order():
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-@pytest.mark.parametrize("cells", promises(), ids=lambda cells: cells[0])
+@pytest.mark.parametrize("cells", list(promises()), ids=lambda cells: cells[0])
 def test_a_promise_names_a_target_a_measurement_and_a_proof_that_exists(cells):
     _, promise, target, measured, proofs = cells
     assert promise
@@ -182,7 +182,7 @@ def commands_in_documents():
             yield pytest.param(match[1].split(), id=f"{name}: banger {match[1].strip()}")
 
 
-@pytest.mark.parametrize("words", commands_in_documents())
+@pytest.mark.parametrize("words", list(commands_in_documents()))
 def test_commands_in_documents_exist(words):
     command = cli
     for word in words:
