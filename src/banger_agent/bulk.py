@@ -5,6 +5,7 @@ it busy, or finds none, goes over the mux.
 """
 
 import struct
+import time
 
 from banger_agent import threads
 from banger_agent.channel import HostGone, find_port
@@ -13,7 +14,7 @@ from banger_agent.http import Gone
 HEADER = "Banger-Bulk"
 MAGIC = b"\xb4banger-bulk1\r\n\x00"
 NONCE_BYTES = 16
-MAX_BLOCK = 64 * 1024
+MAX_BLOCK = 256 * 1024 - 4  # with its length it fills whole buffers of the port
 COUNT = 4
 _LENGTH = struct.Struct(">I")
 _HOST_S = 5.0
@@ -74,24 +75,42 @@ class Transfer:
         self._mark = MAGIC + nonce
         self._stream = stream
         self.close = done
-        self._buffer = bytearray()
+        self._early = b""
+        self._until = None
 
     def begin_sending(self):
-        """Wait for the host at the port's other end, and send the mark."""
+        """Send the mark; whether there is a host to whom."""
         try:
             self._port.wait_host(_HOST_S)
-            self._port.write(self._mark)
+            self._port.write(self._mark, self._is_over)
         except HostGone:
-            raise Gone from None
+            return False
+        return True
+
+    def begin_receiving(self):
+        """Skip what comes before the host's mark; whether it comes in time."""
+        self._until = time.monotonic() + _HOST_S
+        seen = b""
+        try:
+            self._port.wait_host(_HOST_S)
+            while True:
+                at = seen.find(self._mark)
+                if at >= 0:
+                    self._early = seen[at + len(self._mark) :]
+                    self._until = None
+                    return True
+                if self._is_over():
+                    return False
+                seen = seen[-len(self._mark) :] + self._port.read(self._is_over)
+        except HostGone:
+            return False
+
+    def _is_over(self):
+        return self._stream.closed or (self._until is not None and time.monotonic() > self._until)
 
     def write(self, data):
-        """Send ``data`` as blocks."""
-        view = memoryview(data)
-        while view:
-            block = view[:MAX_BLOCK]
-            self._put(_LENGTH.pack(len(block)) + block)
-            view = view[len(block) :]
-        return len(data)
+        """Send ``data``, at most `MAX_BLOCK` bytes, as one block."""
+        self._put(b"%b%b" % (_LENGTH.pack(len(data)), data))
 
     def finish(self):
         """Send the empty block."""
@@ -101,43 +120,31 @@ class Transfer:
         if self._stream.closed:
             raise Gone
         try:
-            self._port.write(data)
+            self._port.write(data, self._is_over)
         except HostGone:
             raise Gone from None
 
     def chunks(self):
-        """What the host sends, piece by piece."""
-        self._skip_to_mark()
+        """What the host sends, piece by piece, as views of bytes."""
+        data, left = memoryview(self._early), 0
         while True:
-            (left,) = _LENGTH.unpack(self._take(_LENGTH.size))
-            if left == 0:
-                return
-            if left > MAX_BLOCK:
-                raise Gone
-            yield self._take(left)
+            if not left:
+                while len(data) < _LENGTH.size:
+                    data = memoryview(bytes(data) + self._more())
+                (left,) = _LENGTH.unpack_from(data)
+                data = data[_LENGTH.size :]
+                if left == 0:
+                    return
+                if left > MAX_BLOCK:
+                    raise Gone
+            if not data:
+                data = memoryview(self._more())
+            piece, data = data[:left], data[left:]
+            left -= len(piece)
+            yield piece
 
-    def _skip_to_mark(self):
-        try:
-            self._port.wait_host(_HOST_S)
-        except HostGone:
-            raise Gone from None
-        while True:
-            at = self._buffer.find(self._mark)
-            if at >= 0:
-                del self._buffer[: at + len(self._mark)]
-                return
-            del self._buffer[: max(0, len(self._buffer) - len(self._mark) + 1)]
-            self._buffer += self._more(hunting=True)
-
-    def _take(self, size):
-        while len(self._buffer) < size:
-            self._buffer += self._more()
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
-
-    def _more(self, hunting=False):
-        data = self._port.read(lambda: self._stream.closed)
-        if not data and (not hunting or self._stream.closed):
+    def _more(self):
+        data = self._port.read(self._is_over)
+        if not data:
             raise Gone
         return data

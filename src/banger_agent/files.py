@@ -7,7 +7,10 @@ import tarfile
 from banger_agent import bulk, jsontext
 from banger_agent.http import BadRequest, ChunkedWriter
 
-_BLOCK = 64 * 1024 - 512  # of tar; with a chunk's head it fills two frames of the mux
+_MUX_BLOCK = 64 * 1024 - 512  # with a chunk's head it fills two frames of the mux
+_COPY = 128 * 1024
+_ZEROS = memoryview(bytes(128 * 1024))
+tarfile.pwd = tarfile.grp = None  # type: ignore[attr-defined]  # the numbers count; names would be looked up anew for each file
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -26,28 +29,63 @@ def get(request, ports):
     if not os.path.lexists(path):
         raise BadRequest(404, "%s is not there" % path)
     name = "." if content_only or path == "/" else os.path.basename(path)
-    transfer = ports.take(request)
     headers = {"Content-Type": "application/x-tar"}
-    if transfer is None:
-        writer = ChunkedWriter(request, headers)
-        _pack(path, name, writer)
-        writer.finish()
-        return
+    transfer = ports.take(request)
     try:
-        writer = ChunkedWriter(request, {bulk.HEADER: "yes", **headers})
-        transfer.begin_sending()
-        _pack(path, name, transfer)
-        transfer.finish()
+        if transfer is None or not transfer.begin_sending():
+            writer = ChunkedWriter(request, headers)
+            _pack(path, name, writer, _MUX_BLOCK)
+        else:
+            writer = ChunkedWriter(request, {bulk.HEADER: "yes", **headers})
+            _pack(path, name, transfer, bulk.MAX_BLOCK)
+            transfer.finish()
         writer.finish()
     finally:
-        transfer.close()
+        if transfer is not None:
+            transfer.close()
 
 
-def _pack(path, name, target):
-    with tarfile.open(
-        mode="w|", fileobj=target, bufsize=_BLOCK, format=tarfile.PAX_FORMAT
+class _Blocks:
+    """The file that a tar is written to: small writes are gathered, blocks of one size go to ``target``."""
+
+    def __init__(self, target, size):
+        self._target = target
+        self._block = memoryview(bytearray(size))
+        self._filled = 0
+        self._sent = 0
+
+    def write(self, data):
+        view = memoryview(data)
+        while view:
+            part = view[: len(self._block) - self._filled]
+            self._block[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            view = view[len(part) :]
+            if self._filled == len(self._block):
+                self.flush()
+
+    def flush(self):
+        if self._filled:
+            self._target.write(self._block[: self._filled])
+            self._sent += self._filled
+            self._filled = 0
+
+    def tell(self):
+        return self._sent + self._filled
+
+
+def _pack(path, name, target, block_bytes):
+    blocks = _Blocks(target, block_bytes)
+    with tarfile.TarFile(
+        mode="w", fileobj=blocks, format=tarfile.PAX_FORMAT, copybufsize=_COPY
     ) as archive:
-        archive.add(path, arcname=name)
+
+        def forget(member):
+            archive.members.clear()  # else it keeps all of them
+            return member
+
+        archive.add(path, arcname=name, filter=forget)
+    blocks.flush()
 
 
 def put(request, ports):
@@ -60,9 +98,9 @@ def put(request, ports):
         request.answer_empty()
         return
     transfer = ports.take(request)
-    if transfer is None:
-        raise BadRequest(409, "there is no such bulk port, or it is busy")
     try:
+        if transfer is None or not transfer.begin_receiving():
+            raise BadRequest(409, "there is no such bulk port, or another has it")
         # Only now does the host begin to send, so the answer starts before its outcome is known: that is in the body.
         writer = ChunkedWriter(request, {bulk.HEADER: "yes", "Content-Type": "application/json"})
         outcome = {"status": 204}
@@ -73,27 +111,64 @@ def put(request, ports):
         writer.write(jsontext.encode(outcome))
         writer.finish()
     finally:
-        transfer.close()
+        if transfer is not None:
+            transfer.close()
 
 
 class _Body:
-    """Pieces of bytes as a file."""
+    """Pieces of bytes as a file that is read forwards only. At their end it is short, as a file is."""
 
     def __init__(self, chunks):
         self._chunks = chunks
-        self._rest = b""
+        self._rest = memoryview(b"")
+        self._at = 0
+
+    def pieces(self, size):
+        """The next ``size`` bytes as they come; fewer at the end."""
+        while size:
+            if not self._rest:
+                self._rest = memoryview(next(self._chunks, b""))
+                if not self._rest:
+                    return
+            piece = self._rest[:size]
+            self._rest = self._rest[size:]
+            size -= len(piece)
+            self._at += len(piece)
+            yield piece
 
     def read(self, size):
-        parts = []
-        while size > 0:
-            if not self._rest:
-                self._rest = next(self._chunks, b"")
-                if not self._rest:
-                    break
-            parts.append(self._rest[:size])
-            self._rest = self._rest[size:]
-            size -= len(parts[-1])
-        return b"".join(parts)
+        return b"".join(self.pieces(size))
+
+    def tell(self):
+        return self._at
+
+    def seek(self, position):
+        if position < self._at:
+            raise tarfile.StreamError("a stream is read forwards only")
+        for _ in self.pieces(position - self._at):
+            pass
+
+
+class _Archive(tarfile.TarFile):
+    """An archive read from a `_Body`; whole pieces of zeros become holes, as ``cp`` makes them."""
+
+    def makefile(self, tarinfo, targetpath):
+        if tarinfo.sparse is not None:
+            super().makefile(tarinfo, targetpath)
+            return
+        left = tarinfo.size
+        with open(targetpath, "wb", buffering=0) as file:
+            for piece in self.fileobj.pieces(left):
+                left -= len(piece)
+                if piece == _ZEROS[: len(piece)]:
+                    file.seek(len(piece), os.SEEK_CUR)
+                    continue
+                done = 0
+                while done < len(piece):
+                    done += file.write(piece[done:])
+            file.truncate(tarinfo.size - left)
+        if left:
+            raise tarfile.ReadError("unexpected end of data")
 
 
 def _unpack(chunks, directory):
@@ -101,9 +176,10 @@ def _unpack(chunks, directory):
     folders = []
     name = "the archive"
     try:
-        with tarfile.open(mode="r|", fileobj=_Body(chunks), bufsize=_BLOCK) as archive:
+        with _Archive(mode="r", fileobj=_Body(chunks)) as archive:
             archive.extraction_filter = staticmethod(lambda member, _path: member)
-            for member in archive:
+            for member in iter(archive.next, None):
+                archive.members.clear()  # else it keeps all of them
                 name = repr(member.name[:200])
                 _extract(archive, member, directory, folders)
             for member, target in reversed(folders):  # after what lies in them was written

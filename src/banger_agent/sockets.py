@@ -2,6 +2,8 @@
 each connection is one HTTP request (vsock; a Unix socket in tests).
 """
 
+import os
+import select
 import socket
 import time
 
@@ -34,6 +36,11 @@ class UnixPort:
         """As `channel.Port.read`."""
         if not self._accept(give_up):
             return b""
+        poll = select.poll()
+        poll.register(self._client, select.POLLIN)
+        while give_up is not None and not poll.poll(200):
+            if give_up():
+                return b""
         try:
             data = self._client.recv(65536)
         except OSError:
@@ -51,8 +58,8 @@ class UnixPort:
                 pass  # not connected any more
             client.close()
 
-    def write(self, data):
-        """As `channel.Port.write`."""
+    def write(self, data, _give_up=None):
+        """As `channel.Port.write`; only the host's end of the socket ends it early."""
         client = self._client
         if client is None:
             raise HostGone
@@ -104,9 +111,11 @@ class SocketStream:
 
 
 def _listen_unix(path):
+    """A listener at ``path``, which appears there only when it can be connected to."""
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
+    listener.bind(path + "-")
     listener.listen(128)
+    os.rename(path + "-", path)
     return listener
 
 

@@ -11,26 +11,25 @@ import pytest
 
 from banger.guest.connection import connect_guest
 from banger.model.errors import GuestNotReadyError, RefusedError
+from banger.model.machine import VmPaths
 from banger.wire.mux import MAGIC, Mux
 from tests.framework.agent_process import agent_process
-from tests.framework.guest_contract import GuestContract, run
+from tests.framework.guest_contract import GuestContract, pieces, run
 
 
 class TestAgentOverASocket(GuestContract):
     """The contract."""
 
 
-async def test_a_wrong_token_is_refused(agent):
+async def test_a_wrong_token_is_refused(agent, tmp_path_factory):
     paths, _ = agent
-    guest = connect_guest(paths)
-    await guest.healthz(5)
-    await guest.close()
-    token = paths.agent_token.read_text()
-    paths.agent_token.write_text(token)
-    wrong = connect_guest(paths)
-    wrong._headers = lambda: {"Authorization": "Bearer wrong"}
+    copy = VmPaths(tmp_path_factory.mktemp("wrong"), paths.runtime)
+    copy.agent_token.write_text("wrong")
+    wrong = connect_guest(copy)
     with pytest.raises(RefusedError, match="token"):
         await wrong.healthz(5)
+    with pytest.raises(RefusedError, match="token"):
+        await wrong.put_files("/tmp", pieces(b""))
     await wrong.close()
 
 
@@ -198,8 +197,6 @@ async def test_500_exec_calls_leave_the_agent_as_it_was(agent, guest):
 
 
 async def test_an_agent_that_does_not_answer_is_said_to_be_so_in_time(tmp_path):
-    from banger.model.machine import VmPaths
-
     paths = VmPaths(tmp_path, tmp_path)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(paths.agent_socket))

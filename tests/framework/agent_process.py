@@ -12,7 +12,9 @@ SOURCE = Path(__file__).parents[2] / "src"
 
 
 @contextlib.contextmanager
-def agent_process(directory: Path, *, token: str = "secret", services: str = "[]"):
+def agent_process(
+    directory: Path, *, token: str = "secret", services: str = "[]", bulk_ports: int = 2
+):
     """Start the agent; yields the VmPaths to connect with and the process."""
     paths = VmPaths(directory, directory)
     paths.agent_token.write_text(token)
@@ -31,6 +33,8 @@ def agent_process(directory: Path, *, token: str = "secret", services: str = "[]
         "--services",
         str(directory / "services.json"),
     ]
+    if bulk_ports:
+        argv += ["--bulk-unix", ",".join(str(paths.bulk_socket(n)) for n in range(bulk_ports))]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE)
     try:
         end = time.monotonic() + 10

@@ -16,6 +16,11 @@ MAX_HEAD_BYTES = 16 * 1024
 class ByteStream(Protocol):
     """What a request travels on."""
 
+    @property
+    def why(self) -> str:
+        """Why the peer has ended it, as far as it said so."""
+        ...
+
     async def read(self, limit: int = 65536) -> bytes:
         """Some bytes, empty at the end."""
         ...
@@ -39,6 +44,7 @@ class Exchange:
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self.headers: Mapping[str, str] = {}  # of the answer, with names in lower case
 
     async def send(
         self,
@@ -71,13 +77,16 @@ class Exchange:
             while (event := self._connection.next_event()) is h11.NEED_DATA:
                 self._connection.receive_data(await self._stream.read())
         except h11.RemoteProtocolError as error:
-            raise HttpError(str(error)) from error
+            raise HttpError(self._stream.why or str(error)) from error
         return event  # type: ignore[return-value]  # NEED_DATA was handled
 
     async def status(self) -> int:
         """The status of the answer."""
         event = await self._next()
         if isinstance(event, h11.Response | h11.InformationalResponse):
+            self.headers = {
+                name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers
+            }
             return event.status_code
         raise HttpError(f"an answer was expected, not {type(event).__name__}")
 
@@ -91,6 +100,11 @@ class Exchange:
                 return
             else:
                 raise HttpError(f"the answer's body was expected, not {event}")
+
+    async def finish(self) -> None:
+        """Wait for the end of an answer whose body is empty."""
+        async for _ in self.body():
+            raise HttpError("the answer has a body where none belongs")
 
     async def json(self, limit_bytes: int) -> object:
         """The answer's body as JSON, at most ``limit_bytes`` long."""

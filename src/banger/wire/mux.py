@@ -42,6 +42,11 @@ class MuxStream:
         self._changed = asyncio.Event()
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    @property
+    def why(self) -> str:
+        """Why it is over, as far as the guest said so."""
+        return self._closed or ""
+
     async def read(self, limit: int = 65536) -> bytes:
         """Some bytes; empty once the guest has closed the stream and all was read."""
         while not self._chunks and self._closed is None:
