@@ -4,6 +4,7 @@ import json
 import sys
 
 from banger.daemon.app import make_app
+from banger.daemon.openapi import exact
 
-json.dump(make_app(None).openapi_schema.to_schema(), sys.stdout, indent=1, sort_keys=True)
+json.dump(exact(make_app(None).openapi_schema.to_schema()), sys.stdout, indent=1, sort_keys=True)
 sys.stdout.write("\n")

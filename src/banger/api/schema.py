@@ -11,6 +11,16 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from banger.model.ids import NAME_PATTERN
+from banger.model.spec import (
+    MAX_DISK_BYTES,
+    MAX_MEMORY_MIB,
+    MAX_VCPUS,
+    MIN_DISK_BYTES,
+    MIN_MEMORY_MIB,
+)
+from banger.model.units import MIB
+
 VmStateName = Literal[
     "creating", "stopped", "starting", "running", "paused", "stopping", "failed", "deleting"
 ]
@@ -18,6 +28,26 @@ OperationStateName = Literal["pending", "running", "succeeded", "failed", "cance
 VmmName = Literal["auto", "firecracker", "qemu"]
 NetworkName = Literal["auto", "bridge", "user", "none"]
 Timeout = Annotated[float, Meta(gt=0, le=86400)]
+
+# Limits that the engine checks, with better words than a schema's; the document states them all the same.
+Name = Annotated[
+    str,
+    Meta(
+        description="a host label: a-z, 0-9 and '-'",
+        extra_json_schema={"pattern": f"^{NAME_PATTERN}$", "maxLength": 63},
+    ),
+]
+Vcpus = Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": MAX_VCPUS})]
+MemoryMib = Annotated[
+    int, Meta(extra_json_schema={"minimum": MIN_MEMORY_MIB, "maximum": MAX_MEMORY_MIB})
+]
+DiskBytes = Annotated[
+    int,
+    Meta(
+        description="not below the image's",
+        extra_json_schema={"minimum": MIN_DISK_BYTES, "maximum": MAX_DISK_BYTES, "multipleOf": MIB},
+    ),
+]
 
 
 class Error(Struct, omit_defaults=False):
@@ -85,18 +115,15 @@ class Vm(Struct):
     status: VmStatus
 
 
-Name = Annotated[str, Meta(max_length=63, description="a host label: a-z, 0-9 and '-'")]
-
-
 class VmCreate(Struct, forbid_unknown_fields=True):
     """Body of POST /v1/vms; everything has a default. ``timeout_s`` bounds the wait for readiness."""
 
-    name: str | None = None
+    name: Name | None = None
     image: str = "debian"
-    vcpus: int = 2
-    memory_mib: int = 2048
-    disk_bytes: int | None = None
-    work_bytes: int = 16 << 30
+    vcpus: Vcpus = 2
+    memory_mib: MemoryMib = 2048
+    disk_bytes: DiskBytes | None = None
+    work_bytes: DiskBytes = 16 << 30
     vmm: VmmName = "auto"
     network: NetworkName = "auto"
     nat: bool = True
@@ -108,10 +135,10 @@ class VmCreate(Struct, forbid_unknown_fields=True):
 class VmPatch(Struct, forbid_unknown_fields=True):
     """Body of PATCH /v1/vms/{ref}; only while stopped. The work disk can only grow."""
 
-    name: str | UnsetType = UNSET
-    vcpus: int | UnsetType = UNSET
-    memory_mib: int | UnsetType = UNSET
-    work_bytes: int | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
+    vcpus: Vcpus | UnsetType = UNSET
+    memory_mib: MemoryMib | UnsetType = UNSET
+    work_bytes: DiskBytes | UnsetType = UNSET
     forwards: list[Forward] | UnsetType = UNSET
 
 

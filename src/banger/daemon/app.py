@@ -5,15 +5,16 @@ from __future__ import annotations
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 
 from banger.daemon.handlers import streams
 from banger.daemon.handlers.images import ImageController
 from banger.daemon.handlers.info import info, metrics
 from banger.daemon.handlers.operations import OperationController
 from banger.daemon.handlers.vms import VmController
+from banger.daemon.openapi import ExactJson, state_methods
 from banger.daemon.problems import HANDLERS
 from banger.daemon.service import Service
+from banger.daemon.strict import StrictRequest
 
 MAX_JSON_BYTES = 1 << 20
 
@@ -35,6 +36,8 @@ def make_app(service: Service | None) -> Litestar:
         ],
         dependencies={"service": Provide(provide, sync_to_thread=False)},
         exception_handlers=HANDLERS,
+        before_send=[state_methods],
+        request_class=StrictRequest,
         request_max_body_size=MAX_JSON_BYTES,
         signature_namespace={"Service": Service},
         openapi_config=OpenAPIConfig(
@@ -42,7 +45,7 @@ def make_app(service: Service | None) -> Litestar:
             version="1",
             description="Disposable development machines on one Linux host.",
             path="/",
-            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            render_plugins=[ExactJson(path="/openapi.json")],
             use_handler_docstrings=True,
         ),
         logging_config=None,

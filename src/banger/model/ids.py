@@ -8,7 +8,8 @@ import secrets
 from banger.model.errors import InvalidInputError
 
 ID_LENGTH = 12
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+NAME_PATTERN = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_NAME = re.compile(NAME_PATTERN, re.ASCII)
 _ID = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}", re.ASCII)
 _ADJECTIVES = (
     "amber bold brave bright brisk calm clear clever crisp deft eager early fair fleet fond fresh gentle glad "
