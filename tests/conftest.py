@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.framework.installation import CACHE, Installation
+from tests.framework.inventory import inventory
 
 
 def pytest_collection_modifyitems(items):
@@ -16,6 +17,18 @@ def pytest_collection_modifyitems(items):
         if folder in {"vm", "host", "fault"}:
             item.add_marker(getattr(pytest.mark, folder))
             item.add_marker(pytest.mark.xdist_group("guests"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_on_the_host():
+    """After all tests the host has what it had before: the leak check of the whole suite."""
+    before = inventory()
+    yield
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # else other workers still run
+        end = time.monotonic() + 10
+        while (left := inventory() - before) and time.monotonic() < end:
+            time.sleep(0.2)
+        assert not left, "the tests left behind:\n" + "\n".join(sorted(left))
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from banger.wire.http1 import HttpError
 AGENT_PORT = 1024
 MAX_JSON_BYTES = 1 << 20
 CALL_S = 5.0
+START_S = 30.0  # for a command to start: a hundred at once have to share an emulated CPU
 _ERRORS: Mapping[int, type[BangerError]] = {400: InvalidInputError, 404: NotFoundError}
 
 

@@ -11,6 +11,7 @@ from banger.guest.answers import (
     AGENT_PORT,
     CALL_S,
     MAX_JSON_BYTES,
+    START_S,
     mapping,
     refusal,
     within,
@@ -105,7 +106,7 @@ class AgentGuest:
 
     async def exec(self, request: Mapping[str, object]) -> AgentExec:
         """Start a command."""
-        async with within(CALL_S, "POST /exec"):
+        async with within(START_S, "POST /exec"):
             stream = await self._stream()
             try:
                 exchange = Exchange(stream)
