@@ -17,6 +17,7 @@ NONCE_BYTES = 16
 MAX_BLOCK = 256 * 1024 - 4  # with its length it fills whole buffers of the port
 COUNT = 4
 _LENGTH = struct.Struct(">I")
+HEAD = _LENGTH.size
 _HOST_S = 5.0
 
 
@@ -101,16 +102,17 @@ class Transfer:
                     return True
                 if self._is_over():
                     return False
-                seen = seen[-len(self._mark) :] + self._port.read(self._is_over)
+                seen = seen[-len(self._mark) :] + bytes(self._port.read_view(self._is_over))
         except HostGone:
             return False
 
     def _is_over(self):
         return self._stream.closed or (self._until is not None and time.monotonic() > self._until)
 
-    def write(self, data):
-        """Send ``data``, at most `MAX_BLOCK` bytes, as one block."""
-        self._put(b"%b%b" % (_LENGTH.pack(len(data)), data))
+    def send(self, view):
+        """Send one block: ``view`` has `HEAD` bytes of room and then at most `MAX_BLOCK` of payload."""
+        _LENGTH.pack_into(view, 0, len(view) - HEAD)
+        self._put(view)
 
     def finish(self):
         """Send the empty block."""
@@ -125,12 +127,12 @@ class Transfer:
             raise Gone from None
 
     def chunks(self):
-        """What the host sends, piece by piece, as views of bytes."""
+        """What the host sends, piece by piece: views, each good until the next is asked for."""
         data, left = memoryview(self._early), 0
         while True:
             if not left:
                 while len(data) < _LENGTH.size:
-                    data = memoryview(bytes(data) + self._more())
+                    data = memoryview(b"%b%b" % (bytes(data), self._more()))
                 (left,) = _LENGTH.unpack_from(data)
                 data = data[_LENGTH.size :]
                 if left == 0:
@@ -144,7 +146,7 @@ class Transfer:
             yield piece
 
     def _more(self):
-        data = self._port.read(self._is_over)
+        data = self._port.read_view(self._is_over)
         if not data:
             raise Gone
         return data

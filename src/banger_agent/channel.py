@@ -47,8 +47,15 @@ class Port:
             self._incoming[at : at + _PIECE] for at in range(0, len(self._incoming), _PIECE)
         ]
 
-    def read(self, give_up=None):
-        """Bytes; b"" once when a host that was heard of has gone, or when ``give_up()`` says so (asked once a second)."""
+    def read(self):
+        """As `read_view`, bytes."""
+        return bytes(self.read_view())
+
+    def read_view(self, give_up=None):
+        """A view of bytes, good until the next read.
+
+        It is empty once when a host that was heard of has gone, or when ``give_up()`` says so (asked once a second).
+        """
         while True:
             try:
                 count = os.readv(self._fd, self._pieces)
@@ -56,14 +63,14 @@ class Port:
                 count = -1
             if count > 0:
                 self._heard = True
-                return bytes(self._incoming[:count])
+                return self._incoming[:count]
             if count == 0 and self._heard:
                 self._heard = False
-                return b""
+                return self._incoming[:0]
             # An edge that came before the read is reported again at worst: nothing is missed.
             self._edges.poll(-1 if give_up is None else 1)
             if give_up is not None and give_up():
-                return b""
+                return self._incoming[:0]
 
     def write(self, data, give_up=None):
         """All of ``data``; HostGone if nobody is connected, or no more, or when ``give_up()`` says so (asked once a second)."""

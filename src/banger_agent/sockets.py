@@ -32,8 +32,12 @@ class UnixPort:
                 self._client = client
         return True
 
-    def read(self, give_up=None):
+    def read(self):
         """As `channel.Port.read`."""
+        return self.read_view()
+
+    def read_view(self, give_up=None):
+        """As `channel.Port.read_view`."""
         if not self._accept(give_up):
             return b""
         poll = select.poll()
