@@ -88,8 +88,10 @@ class Build:
         """Make all files and the manifest in ``work``."""
         await check_host()
         tar = self.work / "root.tar"
-        await self._say("packages", f"{len(self.loaded.packages)} packages and what they need")
+        chosen = f"{len(self.loaded.packages)} packages and what they need"
+        await self._say("packages", chosen)
         await self._bootstrap(tar)
+        await self._say("packages", chosen)
         await self._say("rootfs", "unpack")
         parts = await asyncio.to_thread(read_parts, tar, self.loaded.recipe.kernel_modules)
         tree = self.work / "tree"
