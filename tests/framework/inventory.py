@@ -1,6 +1,7 @@
 """What a host has that banger or its tests could leave behind."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -24,18 +25,21 @@ def _processes():
     return found
 
 
-def _lines(*argv):
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    return set(done.stdout.splitlines()) if done.returncode == 0 else set()
+def _loops():
+    return {f"loop device over {path.read_text().strip()}" for path in Path("/sys/block").glob("loop*/loop/backing_file")}  # fmt: skip
+
+
+def _tables():
+    nft = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if nft is None or os.geteuid() != 0:
+        return set()  # an ordinary user can neither see nor make the host's
+    done = subprocess.run([nft, "list", "tables"], capture_output=True, text=True, check=True)
+    return {f"nft {line}" for line in done.stdout.splitlines()}
 
 
 def inventory():
     """Processes, network interfaces and addresses, nft tables, mounts, loop devices and temporary directories, each as a sentence."""
     mounts = {f"mount {line.split()[1]}" for line in Path("/proc/mounts").read_text().splitlines()}
     interfaces = {f"interface {name}" for name in os.listdir("/sys/class/net")}
-    loops = {
-        f"loop device {line}" for line in _lines("losetup", "--noheadings", "-O", "NAME,BACK-FILE")
-    }
-    tables = {f"nft {line}" for line in _lines("nft", "list", "tables")}
     temporary = {f"/tmp/{name}" for name in os.listdir("/tmp") if name.startswith(PREFIXES)}
-    return _processes() | mounts | interfaces | loops | tables | temporary
+    return _processes() | mounts | interfaces | _loops() | _tables() | temporary
