@@ -204,6 +204,8 @@ def _extract(archive, member, directory, folders):
     if os.path.lexists(target):
         os.unlink(target)
     archive.extract(member, directory, numeric_owner=True)
+    if member.issym():
+        os.utime(target, (member.mtime, member.mtime), follow_symlinks=False)
 
 
 def _inside(path, directory):

@@ -1,17 +1,21 @@
 """What every guest with a working agent does, whatever carries the bytes: run by tests/contract (a socket) and tests/vm (a real guest)."""
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import os
 import signal
+import socket
 import struct
 import tarfile
 
 import pytest
 
 from banger.api.frames import FrameType as F
-from banger.model.errors import InvalidInputError, NotFoundError, RefusedError
+from banger.guest.bulk import MAGIC as BULK_MAGIC
+from banger.guest.bulk import BulkPort
+from banger.model.errors import GuestNotReadyError, InvalidInputError, NotFoundError, RefusedError
 
 
 async def run(guest, *argv, stdin=None, tty=False, env=None, cwd=None, timeout=30):
@@ -49,6 +53,25 @@ async def feed(session, data):
 
 class GuestContract:
     """Subclass it where a fixture ``guest`` is at hand."""
+
+    @pytest.fixture
+    def through_ports(self, monkeypatch):
+        """Tells how many bytes have gone through bulk ports."""
+        counted = [0]
+        put, exactly = BulkPort._put, BulkPort._exactly
+
+        async def counting_put(port, data):
+            await put(port, data)
+            counted[0] += len(data)
+
+        async def counting_exactly(port, size):
+            data = await exactly(port, size)
+            counted[0] += size
+            return data
+
+        monkeypatch.setattr(BulkPort, "_put", counting_put)
+        monkeypatch.setattr(BulkPort, "_exactly", counting_exactly)
+        return lambda: counted[0]
 
     async def test_health_has_every_field(self, guest):
         health = await guest.healthz()
@@ -194,6 +217,139 @@ class GuestContract:
             assert archive.extractfile("d/file").read() == blob
         await run(guest, "rm", "-rf", "/tmp/contract")
 
+    @pytest.mark.parametrize("ports", ["bulk", "mux"])
+    async def test_a_tree_of_everything_is_byte_exact_both_ways(self, guest, through_ports, ports):
+        await run(guest, "sh", "-c", "rm -rf /tmp/contract; mkdir -p /tmp/contract/in")
+        await run(guest, "sh", "-c", MAKE_TREE, cwd="/tmp/contract/in", timeout=60)
+        with all_ports_busy(guest, busy=ports == "mux"):
+            tree = await fetch(guest, "/tmp/contract/in/.")
+            await guest.put_files("/tmp/contract", pieces(retarget(tree, "out")))
+            back = await fetch(guest, "/tmp/contract/out/.")
+        assert (through_ports() > 0) == (ports == "bulk")
+        was, now = contents(tree), contents(back)
+        assert now == was, {
+            name: (was.get(name), now[name]) for name in now if was.get(name) != now[name]
+        }
+        script = f"for d in in out; do (cd $d; {LIST_TREE}) > $d.txt; done; cmp in.txt out.txt"
+        out, err, status = await run(guest, "sh", "-c", script, cwd="/tmp/contract", timeout=60)
+        assert status == 0, (out, err)
+        blocks, _, _ = await run(guest, "stat", "-c", "%b", "/tmp/contract/out/sparse")
+        assert int(blocks) < 2048  # of 512 bytes, for 20 MiB
+        await run(guest, "rm", "-rf", "/tmp/contract")
+
+    async def test_two_transfers_at_once_leave_room_for_a_third_and_for_commands(
+        self, guest, through_ports
+    ):
+        """The VM has two ports: the third transfer goes over the mux, beside the commands."""
+        await run(guest, "sh", "-c", "rm -rf /tmp/contract; mkdir -p /tmp/contract")
+        blobs = [os.urandom(1 << 20) * 8 for _ in range(3)]
+
+        async def there_and_back(number):
+            archive = tar_of(f"blob{number}", blobs[number])
+            await guest.put_files("/tmp/contract", pieces(archive))
+            back = await fetch(guest, f"/tmp/contract/blob{number}")
+            return contents(back)[f"blob{number}"][-1]
+
+        copies = [asyncio.create_task(there_and_back(number)) for number in range(3)]
+        commands = 0
+        while not all(copy.done() for copy in copies):
+            assert (await run(guest, "echo", "beside"))[0] == b"beside\n"
+            commands += 1
+        assert [await copy for copy in copies] == [digest(blob) for blob in blobs]
+        assert commands > 2
+        assert through_ports() > 16 << 20
+        await run(guest, "rm", "-rf", "/tmp/contract")
+
+    @pytest.mark.parametrize("way", ["get", "put", "put cancelled"])
+    async def test_a_client_that_vanishes_leaves_the_port_to_the_next(
+        self, guest, through_ports, way
+    ):
+        await run(
+            guest,
+            "sh",
+            "-c",
+            "mkdir -p /tmp/contract; head -c 30000000 /dev/urandom > /tmp/contract/big",
+        )
+        for _ in range(3):
+            await vanish(guest, way)
+            archive = tar_of("small", b"whole")
+            await guest.put_files("/tmp/contract", pieces(archive))
+            assert contents(await fetch(guest, "/tmp/contract/small"))["small"][-1] == digest(
+                b"whole"
+            )
+        before = through_ports()
+        async with asyncio.timeout(
+            20
+        ):  # the agent may need a moment to see that the last one has gone
+            while through_ports() == before:
+                await fetch(guest, "/tmp/contract/small")
+        await run(guest, "rm", "-rf", "/tmp/contract")
+
+    async def test_a_refusal_in_the_middle_ends_the_transfer(self, guest):
+        whole = tar_of("fine", os.urandom(3 << 20), escape=os.urandom(1 << 20) * 40)
+        with pytest.raises(InvalidInputError, match="outside"):
+            await asyncio.wait_for(guest.put_files("/tmp", pieces(whole)), 60)
+        assert (await run(guest, "rm", "/tmp/fine"))[2] == 0
+        await guest.put_files("/tmp", pieces(tar_of("fine", b"x")))
+        assert (await run(guest, "cat", "/tmp/fine"))[0] == b"x"
+
+    @pytest.mark.parametrize("ports", ["bulk", "mux"])
+    async def test_a_file_that_shrinks_while_it_is_read_is_no_success(self, guest, ports):
+        await run(guest, "sh", "-c", "head -c 50000000 /dev/urandom > /tmp/shrinks")
+        with (
+            all_ports_busy(guest, busy=ports == "mux"),
+            pytest.raises(GuestNotReadyError, match="broke off") as caught,
+        ):
+            await shrink_while_reading(guest, "/tmp/shrinks")
+        assert "shorter" in caught.value.detail
+        await run(guest, "rm", "/tmp/shrinks")
+
+    async def test_a_port_that_another_client_holds_is_not_waited_for_long(self, guest):
+        with contextlib.ExitStack() as stack:
+            for number in range(2):
+                other = stack.enter_context(socket.socket(socket.AF_UNIX))
+                other.connect(str(guest._paths.bulk_socket(number)))
+            await guest.put_files("/tmp", pieces(tar_of("held", b"over the mux")))
+            assert contents(await fetch(guest, "/tmp/held"))["held"][-1] == digest(b"over the mux")
+        await guest.put_files("/tmp", pieces(tar_of("held", b"again")))
+        assert (await run(guest, "cat", "/tmp/held"))[0] == b"again"
+        await run(guest, "rm", "/tmp/held")
+
+    @pytest.mark.parametrize(
+        "garbage",
+        [
+            os.urandom(300_000),
+            bytes(100_000),
+            BULK_MAGIC + bytes(16) + b"\0\0\0\4abcd\0\0\0\0",
+            BULK_MAGIC[:-1],
+            BULK_MAGIC + bytes(15),
+        ],
+    )
+    async def test_garbage_in_a_port_is_skipped(self, guest, garbage):
+        for number in range(2):
+            with socket.socket(socket.AF_UNIX) as other:
+                other.settimeout(0.3)
+                other.connect(str(guest._paths.bulk_socket(number)))
+                with contextlib.suppress(TimeoutError):  # more than the port holds
+                    other.sendall(garbage)
+        await guest.put_files("/tmp", pieces(tar_of("clean", b"clean")))
+        assert contents(await fetch(guest, "/tmp/clean"))["clean"][-1] == digest(b"clean")
+        await run(guest, "rm", "/tmp/clean")
+
+    @pytest.mark.parametrize("then", [b"\xff" * 2000, b"\0\4\0\0" + b"x" * 2000, b"\0\0\1\0x"])
+    async def test_nonsense_instead_of_blocks_is_no_success(self, guest, then):
+        """A length beyond all bounds, a block that is no tar, a block that does not end."""
+        with guest._files._ports.take() as port:
+            async with guest._files._exchange("PUT /tmp") as exchange:
+                await port.send_mark()
+                headers = {**guest._headers(), **port.header}
+                await exchange.send("PUT", "/files?path=/tmp", headers)
+                assert await exchange.status() == 200
+                await port._put(then)
+        await guest.put_files("/tmp", pieces(tar_of("after", b"fine")))
+        assert (await run(guest, "cat", "/tmp/after"))[0] == b"fine"
+        await run(guest, "rm", "/tmp/after")
+
     @pytest.mark.parametrize("name", ["../escape", "/etc/escape", "a/../../escape"])
     async def test_a_member_that_would_land_elsewhere_is_refused(self, guest, name):
         buffer = io.BytesIO()
@@ -217,6 +373,108 @@ def add(archive, name, data=b"", *, kind=tarfile.REGTYPE, mode=0o644, linkname="
     info = tarfile.TarInfo(name)
     info.type, info.mode, info.size, info.linkname = kind, mode, len(data), linkname
     archive.addfile(info, io.BytesIO(data))
+
+
+MAKE_TREE = r"""
+mkdir -p a/b/c empty && chmod 750 a && chmod 1777 empty
+head -c 3000001 /dev/urandom > a/random; head -c 512 /dev/urandom > a/one; : > a/nothing; printf x > a/b/x
+ln a/random a/b/hard; ln -s ../random a/b/link; ln -s /no/where dangling; mkfifo pipe
+dd if=/dev/urandom of=sparse bs=1000 count=3 seek=20971 conv=notrunc 2>/dev/null
+printf odd > "a/$(printf '\303\244 \\ \nx')"; printf raw > "a/$(printf '\377\376')"
+long=$(printf '%0250d' 7); mkdir $long; printf deep > $long/$long
+chmod 4711 a/one; chmod 600 a/b/x; chown 1234:4321 a/nothing; touch -d @1000000000.5 a/random
+i=0; while [ $i -lt 200 ]; do printf $i > a/b/c/$i; i=$((i+1)); done
+"""
+LIST_TREE = "find . ! -name . -printf '%P %y %m %U %G %s %n %l %TF %TH%TM\\n' | sort; find . -type f -print0 | sort -z | xargs -0 sha256sum"
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def tar_of(name, data, escape=None):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        add(archive, name, data)
+        if escape is not None:
+            add(archive, "../escape", escape)
+    return buffer.getvalue()
+
+
+def retarget(tree, name):
+    """The archive of ``.`` with its members below ``name`` instead."""
+    buffer = io.BytesIO()
+    with (
+        tarfile.open(fileobj=io.BytesIO(tree)) as old,
+        tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as new,
+    ):
+        for member in old:
+            data = old.extractfile(member) if member.isreg() else None
+            member.name = f"{name}/{member.name}".removesuffix("/.")
+            if member.islnk():
+                member.linkname = f"{name}/{member.linkname}"
+            member.pax_headers = {}
+            new.addfile(member, data)
+    return buffer.getvalue()
+
+
+def contents(tree):
+    """Every member of an archive: what it is and a digest of its data."""
+    with tarfile.open(fileobj=io.BytesIO(tree)) as archive:
+        return {
+            m.name: (m.type, m.mode, m.uid, m.gid, m.size, m.mtime, m.linkname, digest(archive.extractfile(m).read()) if m.isreg() else "")
+            for m in archive
+        }  # fmt: skip
+
+
+async def fetch(guest, path):
+    return b"".join([chunk async for chunk in guest.get_files(path)])
+
+
+@contextlib.contextmanager
+def all_ports_busy(guest, *, busy=True):
+    """As if other transfers of this host had all bulk ports."""
+    held = guest._files._ports._busy
+    if busy:
+        held |= set(range(4))
+    yield
+    held.clear()
+
+
+async def vanish(guest, way):
+    """Begin a transfer and be gone before its end."""
+    if way == "get":
+        reading = guest.get_files("/tmp/contract/big")
+        await anext(reading)
+        await reading.aclose()
+        return
+
+    async def endless():
+        archive = tar_of("half", bytes(1 << 20) * 30)
+        yield archive[: 1 << 20]
+        if way == "put":
+            raise ClientGoneError
+        yield archive[1 << 20 : 5 << 20]
+        await asyncio.sleep(3600)
+
+    sending = asyncio.create_task(guest.put_files("/tmp/contract", endless()))
+    if way == "put":
+        with pytest.raises(ClientGoneError):
+            await sending
+        return
+    await asyncio.sleep(0.3)
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+
+
+async def shrink_while_reading(guest, path):
+    async for _ in guest.get_files(path):
+        await run(guest, "truncate", "-s", "1000", path)
+
+
+class ClientGoneError(Exception):
+    """Whoever sent the tree has gone."""
 
 
 async def pieces(data):

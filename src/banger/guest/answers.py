@@ -32,8 +32,9 @@ async def within(timeout_s: float, what: str) -> AsyncIterator[None]:
         detail = (
             f"no answer within {timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
         )
+        how = "broke off" if isinstance(error, HttpError) else "did not answer"
         raise GuestNotReadyError(
-            f"the guest's agent did not answer {what}",
+            f"the guest's agent {how} {what}",
             detail=detail,
             hint="banger vm logs NAME shows its console",
         ) from error
