@@ -14,6 +14,8 @@ def _processes():
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
+                if entry.stat().st_uid != os.geteuid():
+                    continue  # somebody else's
                 words = (
                     (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 )
@@ -41,5 +43,9 @@ def inventory():
     """Processes, network interfaces and addresses, nft tables, mounts, loop devices and temporary directories, each as a sentence."""
     mounts = {f"mount {line.split()[1]}" for line in Path("/proc/mounts").read_text().splitlines()}
     interfaces = {f"interface {name}" for name in os.listdir("/sys/class/net")}
-    temporary = {f"/tmp/{name}" for name in os.listdir("/tmp") if name.startswith(PREFIXES)}
+    temporary = {
+        str(path)
+        for path in Path("/tmp").iterdir()
+        if path.name.startswith(PREFIXES) and path.lstat().st_uid == os.geteuid()
+    }
     return _processes() | mounts | interfaces | _loops() | _tables() | temporary

@@ -62,6 +62,17 @@ def test_ssh_runs_a_command_and_gives_its_status(vm):
     assert vm.run("vm", "ssh", "box", "--", "exit 7", check=False).returncode == 7
 
 
+def test_ssh_sessions_are_ordinary_and_are_not_told_that_the_guest_is_booting(vm):
+    done = vm.run(
+        "vm",
+        "ssh",
+        "box",
+        "--",
+        "nice; systemd-tmpfiles --cat-config | grep -c /run/nologin || true",
+    )
+    assert done.stdout.split() == ["0", "0"], done.stderr
+
+
 def test_the_work_disk_is_roots_home(vm):
     assert guest_run(vm, "box", "findmnt", "-no", "SOURCE", "/root").strip() == "/dev/vdb"
     size = int(guest_run(vm, "box", "df", "--output=size", "-B1", "/root").split()[1])
