@@ -30,9 +30,9 @@ from banger.api import routes, schema
 from banger.api.frames import FrameType
 from banger.model.errors import BangerError, InvalidInputError, NotFoundError, RefusedError
 from banger.model.ids import new_id
+from tests.framework.stages import CREATE_STAGES
 
 AT = "2026-01-01T00:00:00.000Z"
-CREATE_STAGES = "validate reserve disks identity network vmm boot agent services ready".split()
 
 
 def a_vm(name="web", state="running", **changes):

@@ -7,19 +7,7 @@ import time
 import pytest
 
 from tests.framework.installation import wait_until
-
-STAGES = [
-    "validate",
-    "reserve",
-    "disks",
-    "identity",
-    "network",
-    "vmm",
-    "boot",
-    "agent",
-    "services",
-    "ready",
-]
+from tests.framework.stages import CREATE_STAGES
 
 
 def test_a_vm_outlives_kill_minus_9_of_the_daemon_and_is_adopted(banger):
@@ -67,7 +55,7 @@ def test_qemu_killed_under_a_running_daemon_is_shown_with_its_signal(banger):
     )
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", CREATE_STAGES)
 def test_kill_minus_9_of_the_daemon_at_any_stage_of_create_leaves_nothing(banger, stage):
     """The daemon kills itself at the trace point; the next one must find and undo what was made."""
     banger.run("vm", "list", env={"BANGER_FAULTS": f"vm.create.{stage}.after=kill"})

@@ -6,19 +6,7 @@ import subprocess
 import pytest
 
 from tests.framework.installation import wait_until
-
-STAGES = [
-    "validate",
-    "reserve",
-    "disks",
-    "identity",
-    "network",
-    "vmm",
-    "boot",
-    "agent",
-    "services",
-    "ready",
-]
+from tests.framework.stages import CREATE_STAGES
 
 
 def guest_run(banger, name, *argv, **options):
@@ -32,7 +20,7 @@ def test_create_prints_the_stages_and_leaves_a_ready_debian(vm):
     assert record["status"]["vmm"] == "qemu"
     operation = vm.json("op", "list")[-1]
     creates = [op for op in vm.json("op", "list") if op["kind"] == "vm.create"]
-    assert [stage["name"] for stage in creates[0]["stages"]] == STAGES
+    assert [stage["name"] for stage in creates[0]["stages"]] == CREATE_STAGES
     assert operation
     assert 'PRETTY_NAME="Debian' in guest_run(vm, "box", "cat", "/etc/os-release")
 

@@ -22,7 +22,8 @@ from banger.model.errors import (
     NotFoundError,
     RefusedError,
 )
-from tests.framework.fake_daemon import CREATE_STAGES, a_vm, an_image
+from tests.framework.fake_daemon import a_vm, an_image
+from tests.framework.stages import CREATE_STAGES
 
 CALLS = {
     routes.INFO: lambda c: c.info(),

@@ -11,20 +11,9 @@ from banger.host import faults
 from banger.model.errors import InvalidInputError, NotFoundError, RefusedError
 from banger.model.spec import Forward, NetworkMode, VmSpec
 from banger.model.state import OperationState, VmState
+from tests.framework.stages import CREATE_STAGES
 
 SPEC = VmSpec(disk_bytes=1 << 30, work_bytes=1 << 30)
-STAGES = [
-    "validate",
-    "reserve",
-    "disks",
-    "identity",
-    "network",
-    "vmm",
-    "boot",
-    "agent",
-    "services",
-    "ready",
-]
 
 
 async def make(engine, name="one", spec=SPEC, *, start=True, ready_s=None):
@@ -38,13 +27,13 @@ async def finished(engine, record):
 
 
 def test_the_stages_of_create_are_those_of_the_contract():
-    assert [step.name for step in CREATE] == STAGES
+    assert [step.name for step in CREATE] == CREATE_STAGES
 
 
 async def test_create_makes_a_running_ready_vm_in_the_contracts_stages(engine):
     record = await make(engine)
     assert record.state is OperationState.SUCCEEDED, record.error
-    assert [stage.name for stage in record.stages] == STAGES
+    assert [stage.name for stage in record.stages] == CREATE_STAGES
     assert all(stage.duration_ms is not None for stage in record.stages)
     machine = engine.resolve("one")
     assert machine.state is VmState.RUNNING
@@ -80,7 +69,7 @@ async def test_a_create_that_fails_on_the_host_leaves_nothing(engine, world, sta
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", CREATE_STAGES)
 async def test_create_survives_an_error_at_every_trace_point(engine, world, stage, where):
     before = world.inventory()
     faults.load(f"vm.create.{stage}.{where}=error")
@@ -94,7 +83,7 @@ async def test_create_survives_an_error_at_every_trace_point(engine, world, stag
     assert engine.machines() == []
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", CREATE_STAGES)
 async def test_create_can_be_cancelled_at_every_stage(engine, world, stage):
     before = world.inventory()
     faults.load(f"vm.create.{stage}.before=hang")
@@ -331,7 +320,7 @@ async def test_a_vm_whose_vmm_died_while_no_daemon_ran_is_found_failed(engine, w
     again.context.store.close()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", CREATE_STAGES)
 async def test_a_daemon_killed_at_any_stage_of_create_leaves_nothing(engine, world, stage):
     """The in-memory world stands in for kill -9: the engine is dropped without undoing, a new one reconciles."""
     before = world.inventory()
@@ -341,7 +330,7 @@ async def test_a_daemon_killed_at_any_stage_of_create_leaves_nothing(engine, wor
         if (
             event is not None
             and event.name == stage
-            and len(record.stages) == STAGES.index(stage) + 1
+            and len(record.stages) == CREATE_STAGES.index(stage) + 1
         ):
             break
     for _ in range(5):
@@ -385,4 +374,4 @@ async def test_a_watcher_that_comes_late_sees_every_stage(engine):
     record = await make(engine)
     run = engine.context.board.live(record.id)
     seen = [stage.name async for stage, _ in run.watch() if stage is not None]
-    assert seen == STAGES
+    assert seen == CREATE_STAGES
