@@ -57,23 +57,15 @@ class Blocks:
 
 def pack(path, name, blocks):
     """Write a tar of ``path`` into ``blocks``, as the member ``name`` and what is below it, and flush."""
-    archive = tarfile.TarFile(
-        mode="w", fileobj=_Nowhere()
-    )  # knows which files are links to one another
-    waiting = [(path, name)]
+    # It knows which files are links to one another.
+    archive = tarfile.TarFile(mode="w", fileobj=_Nowhere())
+    waiting = _add(archive, path, name, blocks)
     while waiting:
         path, name = waiting.pop()
-        member = archive.gettarinfo(path, name)
-        if member is None:
-            continue  # a socket
-        header = member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-        if member.isreg():
-            _add_file(path, header, member.size, blocks)
-            continue
-        blocks.write(header)
-        if member.isdir():
-            below = sorted(os.listdir(path), reverse=True)
-            waiting += [(os.path.join(path, entry), name + "/" + entry) for entry in below]
+        try:
+            waiting += _add(archive, path, name, blocks)
+        except FileNotFoundError:
+            pass  # it was removed meanwhile
     blocks.write(bytes(2 * _RECORD))
     blocks.flush()
 
@@ -81,6 +73,20 @@ def pack(path, name, blocks):
 class _Nowhere:
     def tell(self):
         return 0
+
+
+def _add(archive, path, name, blocks):
+    """Write one member; what is below it, last one first."""
+    member = archive.gettarinfo(path, name)
+    if member is None:
+        return []  # a socket
+    header = member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    if member.isreg():
+        _add_file(path, header, member.size, blocks)
+        return []
+    entries = sorted(os.listdir(path), reverse=True) if member.isdir() else []
+    blocks.write(header)
+    return [(os.path.join(path, entry), name + "/" + entry) for entry in entries]
 
 
 def _add_file(path, header, size, blocks):
