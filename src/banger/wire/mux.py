@@ -21,6 +21,7 @@ HEADER: Final = struct.Struct(">IBI")
 OPEN, OPENED, DATA, CREDIT, CLOSE = 2, 3, 4, 5, 6
 MAX_PAYLOAD: Final = 32 * 1024
 WINDOW: Final = 256 * 1024
+_CALL_AGAIN_S: Final = 1.0
 _PADDING: Final = bytes(MAX_PAYLOAD + HEADER.size)
 
 
@@ -132,10 +133,7 @@ class Mux:
         reader, writer = await asyncio.open_unix_connection(path, limit=1 << 20)
         mux = cls(reader, writer)
         try:
-            nonce = secrets.token_bytes(NONCE_BYTES)
-            writer.write(_PADDING + MAGIC + nonce)
-            await writer.drain()
-            await _skip_to(reader, MAGIC + nonce)
+            await _synchronise(reader, writer)
         except BaseException:
             await mux.close()
             raise
@@ -209,6 +207,24 @@ class Mux:
         self._writer.close()
         with suppress(OSError):
             await self._writer.wait_closed()
+
+
+async def _synchronise(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Call until the guest answers the last call.
+
+    An answer can be lost: a guest's kernel may hand over our bytes before it knows that somebody is connected, and then refuses to send.
+    Each call has a nonce of its own, so that a late answer to an earlier one is not taken for the end of what the guest does with it.
+    """
+    wait_s = _CALL_AGAIN_S
+    while True:
+        mark = MAGIC + secrets.token_bytes(NONCE_BYTES)
+        writer.write(_PADDING + mark)
+        await writer.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await _skip_to(reader, mark)
+                return
+        wait_s *= 2
 
 
 async def _skip_to(reader: asyncio.StreamReader, mark: bytes) -> None:

@@ -1,0 +1,70 @@
+"""The host's end of the channel when the guest's is late, or its answer is lost."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from banger.wire import mux as module
+from banger.wire.mux import MAGIC, NONCE_BYTES, Mux
+
+CALL = len(MAGIC) + NONCE_BYTES
+
+
+@contextlib.asynccontextmanager
+async def guest(path, script):
+    """A guest's end: ``script(call)`` gives what is answered to each call, given without its padding."""
+
+    async def serve(reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await reader.readuntil(MAGIC)
+                writer.write(script(MAGIC + await reader.readexactly(NONCE_BYTES)))
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, path, limit=1 << 20)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(module, "_CALL_AGAIN_S", 0.05)
+
+
+async def test_a_lost_answer_is_asked_for_again(tmp_path):
+    calls = []
+
+    def script(call):
+        calls.append(call)
+        return call if len(calls) == 3 else b""
+
+    async with guest(tmp_path / "s", script):
+        mux = await asyncio.wait_for(Mux.connect(tmp_path / "s"), 5)
+        await mux.close()
+    assert len(set(calls)) == 3
+
+
+async def test_a_late_answer_to_an_earlier_call_does_not_count(tmp_path):
+    calls = []
+
+    def script(call):
+        calls.append(call)
+        return (
+            b""
+            if len(calls) == 1
+            else calls[0] + b"half a frame" + (call if len(calls) > 2 else b"")
+        )
+
+    async with guest(tmp_path / "s", script):
+        mux = await asyncio.wait_for(Mux.connect(tmp_path / "s"), 5)
+        await mux.close()
+    assert len(calls) == 3
+
+
+async def test_a_guest_that_never_answers_is_given_up_by_the_callers_deadline(tmp_path):
+    async with guest(tmp_path / "s", lambda _: b""):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(Mux.connect(tmp_path / "s"), 0.5)
