@@ -49,7 +49,8 @@ class Wish:
         if tty:
             self.env["TERM"] = "xterm-256color"
         self.env.update(env)
-        self.cwd = body.get("cwd") or (self.env["HOME"] if os.path.isdir(self.env["HOME"]) else "/")
+        home = self.env["HOME"]
+        self.cwd = body.get("cwd") or (home if os.access(home, os.X_OK) else "/")
         if not _text(self.cwd):
             raise BadRequest(400, "cwd must be a string")
         size = (_count(body, "rows", 24), _count(body, "cols", 80))

@@ -32,6 +32,7 @@ from banger.model.errors import BangerError, InvalidInputError, NotFoundError, R
 from banger.model.ids import new_id
 from tests.framework.stages import CREATE_STAGES
 
+FILTER = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}  # Debian 12's Python has none
 AT = "2026-01-01T00:00:00.000Z"
 
 
@@ -309,7 +310,7 @@ class FakeDaemon:
             raise NotFoundError(f"{query['path']} is no directory in the guest")
         with tarfile.open(fileobj=io.BytesIO(body)) as archive:
             self.last_members = archive.getmembers()
-            archive.extractall(path, filter="tar")
+            archive.extractall(path, **FILTER)
         return 204, b""
 
     TABLE = {  # noqa: RUF012  a table

@@ -263,6 +263,15 @@ class FakeGuest:
     async def ports(self, timeout_s=2.0):
         return [{"protocol": "tcp", "address": "0.0.0.0", "port": 22, "process": "sshd"}]
 
+    async def get_files(self, path):
+        await self.healthz()
+        yield bytes(10240)
+
+    async def put_files(self, path, tar):
+        await self.healthz()
+        async for _ in tar:
+            pass
+
     async def shutdown(self, *, reboot=False):
         if not self.world.agent_answers:
             raise GuestNotReadyError("the agent did not answer")

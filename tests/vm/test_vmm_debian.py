@@ -144,11 +144,17 @@ async def test_the_guest_sees_its_drives_ports_nic_and_the_right_time_and_obeys_
         await wait_for(log, r"LOOK ports banger\.agent banger\.bulk\.0 banger\.bulk\.1 ")
         await wait_for(log, "LOOK heard hello from the host")
 
-    first = await next_uptime(log)
-    await asyncio.sleep(5)
-    last = await next_uptime(log)
-    guest_s, host_s = last[0] - first[0], last[1] - first[1]
-    assert abs(guest_s - host_s) < host_s / 5, f"{guest_s:.1f} s in the guest were {host_s:.1f} s"
+    off = []
+    for _ in range(
+        3
+    ):  # a busy host delays a line now and then; a clock that runs wrong does so every time
+        first = await next_uptime(log)
+        await asyncio.sleep(5)
+        last = await next_uptime(log)
+        off.append((last[0] - first[0]) / (last[1] - first[1]) - 1)
+        if abs(off[-1]) < 0.2:
+            break
+    assert abs(off[-1]) < 0.2, f"the guest's clock is off by {off}"
 
     assert cap_log(log, 200) is True  # under the running QEMU
     await asyncio.sleep(2)

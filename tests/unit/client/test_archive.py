@@ -11,8 +11,10 @@ from banger.client import archive
 from banger.client.archive import ArchiveError, Unpacker
 
 
-def member(name, kind=tarfile.REGTYPE, data=b"", mode=0o644, linkname=""):
+def member(name, kind=tarfile.REGTYPE, data=b"", mode=None, linkname=""):
     info = tarfile.TarInfo(name)
+    if mode is None:
+        mode = 0o755 if kind == tarfile.DIRTYPE else 0o644
     info.type, info.size, info.mode, info.linkname, info.mtime = (
         kind,
         len(data),

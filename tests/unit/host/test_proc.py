@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,8 @@ def sleeper():
     """A child that sleeps; its Popen never reaps it, as with VMMs."""
     child = subprocess.Popen(["sleep", "86399"])
     child.returncode = 0
+    while not proc.arguments(proc.identify(child.pid)):
+        time.sleep(0.001)  # the kernel sets them a moment after exec has succeeded
     identity = proc.identify(child.pid)
     yield identity
     if proc.alive(identity):
