@@ -80,6 +80,12 @@ class GuestContract:
         assert health["uptime_s"] > 0
         assert isinstance(health["services"], list)
 
+    async def test_a_channel_that_is_opened_again_and_again_answers_each_time(self, guest):
+        for number in range(40):
+            await guest.close()
+            await asyncio.sleep(number % 4 * 0.004)
+            assert (await guest.healthz(10))["status"] == "ok"
+
     async def test_stats_and_ports_have_plausible_values(self, guest):
         stats = await guest.stats()
         assert 0 < stats["memory_available_bytes"] <= stats["memory_total_bytes"]
@@ -286,12 +292,14 @@ class GuestContract:
         await run(guest, "rm", "-rf", "/tmp/contract")
 
     async def test_a_refusal_in_the_middle_ends_the_transfer(self, guest):
+        await run(guest, "mkdir", "-p", "/tmp/contract")
         whole = tar_of("fine", os.urandom(3 << 20), escape=os.urandom(1 << 20) * 40)
         with pytest.raises(InvalidInputError, match="outside"):
-            await asyncio.wait_for(guest.put_files("/tmp", pieces(whole)), 60)
-        assert (await run(guest, "rm", "/tmp/fine"))[2] == 0
-        await guest.put_files("/tmp", pieces(tar_of("fine", b"x")))
-        assert (await run(guest, "cat", "/tmp/fine"))[0] == b"x"
+            await asyncio.wait_for(guest.put_files("/tmp/contract", pieces(whole)), 60)
+        assert (await run(guest, "rm", "/tmp/contract/fine"))[2] == 0
+        await guest.put_files("/tmp/contract", pieces(tar_of("fine", b"x")))
+        assert (await run(guest, "cat", "/tmp/contract/fine"))[0] == b"x"
+        await run(guest, "rm", "-r", "/tmp/contract")
 
     @pytest.mark.parametrize("ports", ["bulk", "mux"])
     async def test_a_file_that_shrinks_while_it_is_read_is_no_success(self, guest, ports):
