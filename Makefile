@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` shows banger at work, `make test` passes the tests, both on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lock openapi install-user-units uninstall-user-units clean
+.PHONY: help demo test check build lock reference install-user-units uninstall-user-units clean
 PY := .venv/bin/python
 UNITS := $(or $(XDG_CONFIG_HOME),$(HOME)/.config)/systemd/user
 
@@ -26,9 +26,10 @@ build: ## wheel and sdist into build/dist, programs that run from here into buil
 lock: ## renew the pinned requirements (needs uv)
 	@bash scripts/lock.sh
 
-openapi: ## renew docs/reference/openapi.json
+reference: ## renew docs/reference/openapi.json and cli.md
 	@bash scripts/bootstrap.sh run
 	$(PY) scripts/openapi.py > docs/reference/openapi.json
+	$(PY) scripts/cli_reference.py > docs/reference/cli.md
 
 install-user-units: ## let systemd start bangerd when a command needs it
 	@bash scripts/bootstrap.sh run

@@ -1,4 +1,4 @@
-"""Print the API's OpenAPI document; ``make openapi`` puts it into docs/reference/openapi.json."""
+"""Print the API's OpenAPI document; ``make reference`` puts it into docs/reference/openapi.json."""
 
 import json
 import sys

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -121,6 +122,14 @@ def test_every_configuration_key_is_documented():
 
     text = (ROOT / "docs" / "reference" / "configuration.md").read_text()
     assert [key for key in KEYS if f"`{key}`" not in text] == []
+
+
+def test_the_reference_of_commands_is_what_help_prints():
+    made = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "cli_reference.py"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert (ROOT / "docs" / "reference" / "cli.md").read_text() == made, "run: make reference"
 
 
 def test_no_module_has_outgrown_its_limit():

@@ -234,4 +234,4 @@ def test_the_table_of_routes_is_what_the_daemon_serves():
 def test_the_checked_in_openapi_document_is_current():
     now = exact(make_app(None).openapi_schema.to_schema())
     assert now["openapi"].startswith("3.1")
-    assert json.loads(OPENAPI.read_text()) == json.loads(json.dumps(now)), "run: make openapi"
+    assert json.loads(OPENAPI.read_text()) == json.loads(json.dumps(now)), "run: make reference"
