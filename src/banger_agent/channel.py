@@ -7,6 +7,7 @@ import time
 _CLASS = "/sys/class/virtio-ports"
 _PIECE = 4096  # the kernel gives no more of a port in one read; many reads in one call are many times faster
 _PIECES = 32
+_GRACE_S = 1.0
 
 
 class HostGone(Exception):
@@ -33,6 +34,8 @@ class Port:
     """An open virtio-serial port; one thread reads and one at a time writes.
 
     The port counts as hung up for as long as no host is connected, so that `poll` cannot wait for one; an edge of `epoll` can.
+    The kernel learns of hosts that come and go later than of their bytes: a new host's may be here while the port still counts
+    as hung up, or only then begins to. So one is gone only when the port has been hung up for a while and nothing came.
     """
 
     def __init__(self, path):
@@ -42,6 +45,7 @@ class Port:
         self._room = select.poll()
         self._room.register(self._fd, select.POLLOUT)
         self._heard = False
+        self._hung_up_at = 0.0  # None while it is not, as far as we looked
         self._incoming = memoryview(bytearray(_PIECE * _PIECES))
         self._pieces = [
             self._incoming[at : at + _PIECE] for at in range(0, len(self._incoming), _PIECE)
@@ -63,8 +67,11 @@ class Port:
                 count = -1
             if count > 0:
                 self._heard = True
+                self._hung_up_at = None
                 return self._incoming[:count]
             if count == 0 and self._heard:
+                if not self._is_gone():
+                    continue
                 self._heard = False
                 return self._incoming[:0]
             # An edge that came before the read is reported again at worst: nothing is missed.
@@ -79,18 +86,28 @@ class Port:
             try:
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:
-                if self._hung_up(-1 if give_up is None else 1000) or (give_up and give_up()):
+                hung_up = self._hung_up(-1 if give_up is None else 1000)
+                if (hung_up and self._is_gone()) or (give_up is not None and give_up()):
                     raise HostGone from None
 
     def wait_host(self, timeout_s):
         """Forget the last host and wait until one is connected; HostGone if none comes."""
         self._heard = False
-        end = time.monotonic() + timeout_s
-        while self._hung_up(0):
-            if time.monotonic() > end:
-                raise HostGone
-            time.sleep(0.01)
+        self._hung_up_at = None
+        if self._is_gone(timeout_s):
+            raise HostGone
 
     def _hung_up(self, timeout_ms):
         events = self._room.poll(timeout_ms)
         return bool(events and events[0][1] & select.POLLHUP)
+
+    def _is_gone(self, grace_s=_GRACE_S):
+        while self._hung_up(0):
+            now = time.monotonic()
+            if self._hung_up_at is None:
+                self._hung_up_at = now
+            if now - self._hung_up_at > grace_s:
+                return True
+            time.sleep(0.01)
+        self._hung_up_at = None
+        return False
