@@ -1,6 +1,6 @@
 """Many streams over one byte channel: the guest's end of the mux (the host's is ``banger.wire.mux``).
 
-A frame is ``stream:u32be type:u8 length:u32be payload``, payload at most 32 KiB. docs/reference/agent.md says why this is right.
+A frame is ``stream:u32be type:u8 length:u32be payload``, payload at most 32 KiB. docs/explanation/agent.md says why this is right.
 
 ====  =======  ===================================================================================
 type  name     meaning
