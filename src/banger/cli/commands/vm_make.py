@@ -75,9 +75,14 @@ def wish(session: Session, given: dict[str, Any]) -> schema.VmCreate:
 
 def begin(session: Session, request: schema.VmCreate) -> schema.Operation:
     """Ask for a VM; warns first if the daemon is of another version."""
-    operation = session.client.create_vm(request)
-    if session.transport.daemon_version is None:
-        warn_of_version(session.client.info().version)
+    try:
+        operation = session.client.create_vm(request)
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted before the daemon had answered\n\nhint: banger op list", err=True)
+        raise progress.DetachedError(130) from None
+    with progress.detachable(operation):
+        if session.transport.daemon_version is None:
+            warn_of_version(session.client.info().version)
     return operation
 
 

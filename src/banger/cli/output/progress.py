@@ -67,18 +67,25 @@ def watch(
 
     Ctrl-C detaches: says how to follow, and `DetachedError` ends the command with status 130.
     """
-    try:
+    with detachable(operation, detach_hint):
         final = _show(client, operation, timeout_s)
+    return follow.outcome(final)
+
+
+@contextmanager
+def detachable(operation: Operation, hint: str = "") -> Iterator[None]:
+    """Ctrl-C in this block leaves ``operation`` to the daemon."""
+    try:
+        yield
     except KeyboardInterrupt:
         click.echo(
             f"\ndetached: {operation.kind} of {operation.target_name} goes on\n\n"
             f"hint: banger op wait {operation.id}",
             err=True,
         )
-        if detach_hint:
-            click.echo(f"hint: {detach_hint}", err=True)
+        if hint:
+            click.echo(f"hint: {hint}", err=True)
         raise DetachedError(130) from None
-    return follow.outcome(final)
 
 
 def _show(client: Client, operation: Operation, timeout_s: float | None) -> Operation:

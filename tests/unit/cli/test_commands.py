@@ -1,0 +1,346 @@
+"""The command line as a program: statuses, streams and formats, against a daemon over a real socket."""
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from banger.api import schema
+from banger.model.errors import GuestNotReadyError, HostLacksError
+from tests.framework.fake_daemon import FakeDaemon, a_vm
+from tests.framework.stages import CREATE_STAGES
+
+ARGV = [sys.executable, "-m", "banger.cli.main"]
+
+
+class Shell:
+    """Runs banger with a home, a state and a runtime directory of its own."""
+
+    def __init__(self, directory):
+        self.home = directory
+        self.env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("BANGER_", "XDG_"))},
+            "HOME": str(directory),
+            "BANGER_CONFIG": str(directory / "config.toml"),
+            "BANGER_STATE_DIR": str(directory / "state"),
+            "BANGER_RUNTIME_DIR": str(directory),
+            "BANGER_NO_AUTOSTART": "1",
+        }
+
+    def __call__(self, *argv, stdin=None, env=None):
+        return subprocess.run(
+            [*ARGV, *argv], env={**self.env, **(env or {})}, input=stdin, capture_output=True, text=True, timeout=30, check=False,
+            **({} if stdin is not None else {"stdin": subprocess.DEVNULL}),
+        )  # fmt: skip
+
+    def ok(self, *argv, **more):
+        done = self(*argv, **more)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def fails(self, status, *argv, **more):
+        """A failure as the contract has it: nothing on stdout, what and hint on stderr, no traceback."""
+        done = self(*argv, **more)
+        assert done.returncode == status, done.stderr
+        assert done.stdout == ""
+        assert re.search(r"^error: \S", done.stderr, re.MULTILINE)
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+
+@pytest.fixture
+def shell(tmp_path):
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    with FakeDaemon(tmp_path) as daemon:
+        daemon.vms += [a_vm("web"), a_vm("off", "stopped")]
+        yield daemon
+
+
+def test_list_is_a_table_json_or_names(daemon, shell):
+    table = shell.ok("vm", "list").stdout.splitlines()
+    assert table[0].split()[:3] == ["NAME", "STATE", "READY"]
+    assert [line.split()[0] for line in table[1:]] == ["web", "off"]
+    listed = json.loads(shell.ok("vm", "list", "--format", "json").stdout)
+    assert [vm["name"] for vm in listed] == ["web", "off"]
+    assert shell.ok("vm", "list", "--format", "name").stdout == "web\noff\n"
+
+
+@pytest.mark.parametrize("alias", ["ls", "ps"])
+def test_aliases_list(daemon, shell, alias):
+    assert shell.ok(alias, "--format", "name").stdout == "web\noff\n"
+
+
+def test_an_empty_list_says_what_to_do_on_stderr_only(daemon, shell):
+    daemon.vms.clear()
+    done = shell.ok("vm", "list")
+    assert done.stdout == ""
+    assert "banger run" in done.stderr
+    assert shell.ok("vm", "list", "--format", "json").stdout.strip() == "[]"
+
+
+def test_create_prints_the_stages_with_times_on_stderr_and_the_vm_on_stdout(daemon, shell):
+    done = shell.ok("vm", "create", "--name", "new", "--format", "json")
+    assert json.loads(done.stdout)["name"] == "new"
+    lines = [line.split() for line in done.stderr.splitlines()]
+    assert [words[0] for words in lines] == CREATE_STAGES
+    assert all(words[2:4] == ["12", "ms"] for words in lines)
+    assert "\x1b" not in done.stderr
+
+
+def test_the_wish_reaches_the_daemon_whole(daemon, shell):
+    shell.ok(
+        "vm", "create", "--name", "new", "--vcpus", "3", "--memory", "1.5G", "--work-size", "2G",
+        "--network", "none", "--no-nat", "--forward", "8080:80", "--no-start",
+    )  # fmt: skip
+    spec = daemon.vm("new").spec
+    assert (spec.vcpus, spec.memory_mib, spec.work_bytes) == (3, 1536, 2 << 30)
+    assert (spec.network, spec.nat) == ("none", False)
+    assert spec.forwards == [schema.Forward(8080, 80)]
+    assert daemon.vm("new").state == "stopped"
+
+
+def test_defaults_come_from_the_configuration(daemon, shell):
+    (shell.home / "config.toml").write_text('memory = "3G"\nvcpus = 5\n')
+    shell.ok("vm", "create", "--name", "new", "--no-start")
+    assert (daemon.vm("new").spec.memory_mib, daemon.vm("new").spec.vcpus) == (3072, 5)
+
+
+def test_no_wait_prints_the_operations_id(daemon, shell):
+    done = shell.ok("vm", "create", "--name", "new", "--no-wait")
+    assert done.stdout.strip() in {operation.id for operation in daemon.operations}
+    shell.ok("op", "wait", done.stdout.strip())
+    assert daemon.vm("new").state == "running"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (HostLacksError("no qemu", hint="install it"), 5),
+        (GuestNotReadyError("too slow", detail="the console's tail", hint="wait"), 6),
+    ],
+)
+def test_a_failed_stage_is_the_commands_failure(daemon, shell, error, status):
+    daemon.fail_at["vmm"] = error
+    said = shell.fails(status, "vm", "create", "--name", "new")
+    assert "vmm" in said
+    assert "failed" in said
+    assert said.endswith(f"\nhint: {error.hint}\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        (["vm", "show", "nobody"], 3),
+        (["vm", "start", "web"], 4),
+        (["vm", "set", "web", "--vcpus", "2"], 4),
+        (["vm", "create", "--name", "web"], 4),
+        (["vm", "create", "--name", "../x"], 2),
+        (["vm", "create", "--memory", "banana"], 2),
+        (["vm", "create", "--forward", "1:2:3"], 2),
+        (["vm", "create", "--vcpus", "0"], 2),
+        (["vm", "set", "off"], 2),
+        (["vm", "lst"], 2),
+        (["vm", "list", "--format", "xml"], 2),
+        (["image", "show", "plan9"], 3),
+        (["op", "show", "zzz"], 3),
+        (["vm", "exec", "off", "--", "true"], 4),
+        (["vm", "ssh", "off"], 4),
+        (["vm", "cp", "a", "b"], 2),
+    ],
+)
+def test_errors_have_a_status_a_sentence_and_no_traceback(daemon, shell, argv, status):
+    shell.fails(status, *argv)
+
+
+def test_an_unknown_command_names_the_nearest(shell):
+    assert "did you mean 'list'" in shell.fails(2, "vm", "lst")
+
+
+def test_without_a_daemon_the_status_is_7(shell):
+    assert "hint: bangerd" in shell.fails(7, "vm", "list")
+
+
+def test_a_wrong_configuration_names_the_nearest_key(shell):
+    (shell.home / "config.toml").write_text('memroy = "4G"\n')
+    assert "memory" in shell.fails(2, "vm", "list")
+
+
+def test_several_vms_are_worked_on_though_one_fails(daemon, shell):
+    done = shell("vm", "stop", "web", "nobody", "off")
+    assert done.returncode == 3
+    assert "nobody" in done.stderr
+    assert daemon.vm("web").state == "stopped"
+
+
+def test_delete_by_its_alias(daemon, shell):
+    shell.ok("rm", "web")
+    assert [vm.name for vm in daemon.vms] == ["off"]
+
+
+def test_set_changes_and_prints(daemon, shell):
+    done = shell.ok("vm", "set", "off", "--name", "on", "--memory", "1G", "--format", "json")
+    assert json.loads(done.stdout)["spec"]["memory_mib"] == 1024
+    assert daemon.vm("on").name == "on"
+
+
+def test_exec_gives_streams_and_status(daemon, shell):
+    done = shell("vm", "exec", "web", "--", "sh", "-c", "cat; echo oops >&2; exit 7", stdin="in")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "in", "oops\n")
+    assert shell("exec", "web", "--", "sh", "-c", "kill -9 $$").returncode == 137
+
+
+def test_cp_takes_trees_both_ways(daemon, shell, tmp_path):
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub" / "file").write_text("content")
+    shell.ok("vm", "cp", str(tree), "web:/root/")
+    assert (daemon.root / "root" / "tree" / "sub" / "file").read_text() == "content"
+    shell.ok("vm", "cp", "web:/root/tree", str(tmp_path / "back"))
+    assert (tmp_path / "back" / "sub" / "file").read_text() == "content"
+    shell.fails(3, "vm", "cp", "web:/root/nothing", str(tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
+
+
+def test_logs_health_stats_and_ports(daemon, shell):
+    assert shell.ok("vm", "logs", "web").stdout.endswith("line 199\n")
+    assert "yes" in shell.ok("vm", "health", "web").stdout
+    assert json.loads(shell.ok("vm", "stats", "web", "--format", "json").stdout)["guest_load_1m"]
+    assert re.search(r"tcp.*22.*2222", shell.ok("vm", "ports", "web").stdout)
+
+
+def test_a_guest_that_is_not_ready_is_status_6(daemon, shell):
+    daemon.health = schema.Health(False, False, "the agent did not answer")
+    assert shell("vm", "health", "web").returncode == 6
+
+
+def test_images_are_built_listed_and_deleted(daemon, shell):
+    shell.ok("image", "build", "debian", "--name", "mine")
+    assert shell.ok("image", "list", "--format", "name").stdout == "debian\nmine\n"
+    shell.ok("image", "delete", "mine")
+    assert shell.ok("image", "list", "--format", "name").stdout == "debian\n"
+
+
+def test_operations_are_listed_shown_and_cancelled(daemon, shell):
+    daemon.hold = {"boot"}
+    identity = shell.ok("vm", "create", "--name", "new", "--no-wait").stdout.strip()
+    assert daemon.held.wait(10)
+    assert identity in shell.ok("op", "list").stdout
+    assert "boot" in shell.ok("op", "show", identity).stdout
+    shell.ok("op", "cancel", identity)
+    assert json.loads(shell.ok("op", "show", identity, "--format", "json").stdout)["state"] == "cancelled"  # fmt: skip
+
+
+def test_ctrl_c_detaches_and_says_how_to_follow(daemon, shell):
+    daemon.hold = {"boot"}
+    process = subprocess.Popen(
+        [*ARGV, "vm", "create", "--name", "new"], env=shell.env, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert daemon.held.wait(10)
+    while not process.stderr.readline().startswith("vmm "):  # the stage before
+        pass
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert out == ""
+    assert f"banger op wait {daemon.operations[0].id}" in err
+    assert daemon.operations[0].state == "running"
+
+
+def test_a_daemon_of_another_version_is_warned_of_once(tmp_path, shell):
+    with FakeDaemon(tmp_path, version="9.9.9"):
+        done = shell.ok("vm", "list", "--format", "json")
+    assert done.stdout.strip() == "[]"
+    assert done.stderr.count("warning:") == 1
+    assert "9.9.9" in done.stderr
+
+
+def test_a_warning_about_a_vm_reaches_its_user(daemon, shell):
+    daemon.vm("web").status.warning = "the guest can reach this host"
+    done = shell.ok("vm", "show", "web", "--format", "json")
+    assert done.stderr == "warning: the guest can reach this host\n"
+    assert json.loads(done.stdout)["status"]["warning"]
+
+
+def test_a_reader_that_goes_away_is_no_error(daemon, shell):
+    daemon.vms += [a_vm(f"vm-{n}") for n in range(3000)]
+    done = subprocess.run(
+        f"{sys.executable} -m banger.cli.main vm list | head -1",
+        shell=True, env=shell.env, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.stdout.startswith("NAME")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_scripts(shell, name, tmp_path):
+    script = shell.ok("completion", name).stdout
+    assert "banger" in script
+    if program := shutil.which(name):
+        (tmp_path / "script").write_text(script)
+        subprocess.run([program, "-n", tmp_path / "script"], check=True)
+
+
+def test_names_are_completed(daemon, shell):
+    env = {"_BANGER_COMPLETE": "bash_complete", "COMP_WORDS": "banger vm stop w", "COMP_CWORD": "3"}
+    assert "web" in shell("vm", env=env).stdout
+
+
+def test_setup_ssh_is_idempotent_keeps_other_lines_and_can_be_taken_back(shell):
+    config = shell.home / ".ssh" / "config"
+    config.parent.mkdir()
+    config.write_text("Host other\n    User me\n")
+    shell.ok("setup", "ssh")
+    once = config.read_text()
+    assert once.splitlines()[0].startswith("Include ")
+    assert once.endswith("Host other\n    User me\n")
+    shell.ok("setup", "ssh")
+    assert config.read_text() == once
+    shell.ok("setup", "ssh", "--remove")
+    assert config.read_text() == "Host other\n    User me\n"
+
+
+def test_setup_ssh_can_only_print(shell):
+    assert "Host *.banger" in shell.ok("setup", "ssh", "--print").stdout
+    assert not (shell.home / ".ssh").exists()
+
+
+def test_config_shows_values_and_where_they_are_from(shell):
+    (shell.home / "config.toml").write_text('memory = "3G"\n')
+    rows = {
+        line.split()[0]: line.split() for line in shell.ok("config", "show").stdout.splitlines()
+    }
+    assert rows["memory"][1:] == ["3G", str(shell.home / "config.toml")]
+    assert rows["vcpus"][1:] == ["2", "default"]
+    assert shell.ok("config", "path").stdout.strip() == str(shell.home / "config.toml")
+
+
+def test_on_a_terminal_stages_are_drawn_live(daemon, shell):
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*ARGV, "vm", "create", "--name", "new"], env={**shell.env, "TERM": "xterm"},
+        stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    said = b""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            said += os.read(ours, 65536)
+        except OSError:  # the other side is closed
+            break
+    os.close(ours)
+    assert process.wait(10) == 0
+    assert b"\x1b[" in said
+    assert all(stage.encode() in said for stage in CREATE_STAGES)
