@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from banger.api import schema
@@ -38,16 +38,12 @@ class Service:
 
     def vm_view(self, machine: Machine) -> schema.Vm:
         """A VM for the wire; an image that was deleted by hand is shown by its id."""
-        image = self._images().get(machine.record.image_id)
-        name = image.name if image else machine.record.image_id
-        services: Sequence[tuple[str, int]] = (
-            [(s.name, s.port) for s in image.services] if image else []
-        )
-        return views.vm(machine, name, services)
+        return _vm(machine, self._images())
 
     def vm_views(self) -> list[schema.Vm]:
         """All VMs."""
-        return [self.vm_view(machine) for machine in self.engine.machines()]
+        images = self._images()
+        return [_vm(machine, images) for machine in self.engine.machines()]
 
     def _images(self) -> dict[str, ImageManifest]:
         return {manifest.id: manifest for manifest in self.context.images.list()}
@@ -63,6 +59,13 @@ class Service:
         if machine.guest is None:
             raise not_running(machine.name, machine.state)
         return machine.guest
+
+
+def _vm(machine: Machine, images: Mapping[str, ImageManifest]) -> schema.Vm:
+    image = images.get(machine.record.image_id)
+    name = image.name if image else machine.record.image_id
+    services = [(s.name, s.port) for s in image.services] if image else []
+    return views.vm(machine, name, services)
 
 
 def describe(error: BaseException) -> schema.Error:
