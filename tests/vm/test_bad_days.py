@@ -204,6 +204,32 @@ def test_a_full_state_disk_is_said_to_be_full(tmp_path, image):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a loop mount needs root")
+def test_a_guest_that_fills_the_hosts_disk_waits_and_goes_on_when_there_is_room(tmp_path, image):
+    with small_disk(tmp_path, 256) as disk:
+        banger = Installation(disk / "x")
+        try:
+            banger.create("one")
+            filler = disk / "filler"
+            with filler.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - (40 << 20))
+            writer = banger.start(
+                "vm", "exec", "one", "--", "sh", "-c",
+                "head -c 80M /dev/urandom > /root/fill && sync && sha256sum < /root/fill | wc -c",
+                stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            wait_until(
+                lambda: "free space" in banger.json("vm", "health", "one", check=False)["detail"],
+                90,
+            )
+            filler.unlink()
+            banger.run("vm", "resume", "one")
+            assert writer.communicate(timeout=90)[0].strip() == "68"
+            assert writer.returncode == 0
+        finally:
+            assert banger.close() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a loop mount needs root")
 def test_a_read_only_state_disk_is_said_to_be_read_only(tmp_path, image):
     with small_disk(tmp_path, 64) as disk:
         banger = Installation(disk / "x")

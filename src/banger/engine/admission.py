@@ -131,9 +131,9 @@ def _admit_stop(coming: VmState, queue: Sequence[Queued], last: str | None) -> D
 
 
 def _admit_pause(coming: VmState, verb: Verb, last: str | None) -> Decision:
-    wanted = _AFTER[verb]
-    if coming is wanted:
+    if coming is VmState.PAUSED and verb is Verb.PAUSE:
         return AlreadySo(last)
+    # Resume is welcome to a running VM too: its VMM may have stopped it, because a disk was full.
     if coming in {VmState.RUNNING, VmState.PAUSED}:
         return Accept()
     return Refuse(_IS[coming], "banger vm start {name}")

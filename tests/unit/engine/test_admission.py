@@ -62,6 +62,11 @@ def test_pause_needs_a_running_vm():
     assert admit(VmState.PAUSED, [], Verb.PAUSE) == AlreadySo()
 
 
+def test_a_running_vm_may_be_resumed_because_its_vmm_may_have_stopped_it():
+    assert admit(VmState.RUNNING, [], Verb.RESUME) == Accept()
+    assert isinstance(admit(VmState.PAUSED, [], Verb.PAUSE), AlreadySo)
+
+
 def test_a_paused_vm_is_resumed_not_started():
     assert admit(VmState.PAUSED, [], Verb.START) == Refuse("is paused", "banger vm resume {name}")
 

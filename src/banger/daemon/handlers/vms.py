@@ -16,6 +16,7 @@ from banger.daemon import guest_answers
 from banger.daemon.problems import problems
 from banger.daemon.service import Service
 from banger.engine import views
+from banger.engine.machine import Machine
 from banger.engine.verbs import Changes
 from banger.host import fs, proc
 from banger.model.errors import BangerError, HostLacksError
@@ -51,6 +52,19 @@ def _spec(service: Service, data: schema.VmCreate) -> VmSpec:
         nat=data.nat,
         forwards=_forwards(data.forwards),
     )
+
+
+async def _why_silent(machine: Machine, error: BangerError) -> str:
+    """Why a guest does not answer, if its VMM knows."""
+    if machine.vmm is None:
+        return error.what
+    try:
+        status = await machine.vmm.status()
+    except BangerError as silent:
+        return f"{error.what}; {silent.what}"
+    if status == "io-error":
+        return f"a write to its disk failed, and it waits: free space on this host, then: banger vm resume {machine.name}"
+    return error.what if status == "running" else f"{error.what}; it is {status}"
 
 
 class VmController(Controller):
@@ -201,7 +215,8 @@ class VmController(Controller):
         try:
             said = await machine.guest.healthz(HEALTH_TIMEOUT_S)
         except BangerError as error:
-            return schema.Health(reachable=False, ready=False, detail=error.what)
+            detail = await _why_silent(machine, error)
+            return schema.Health(reachable=False, ready=False, detail=detail)
         return guest_answers.health(said)
 
     @get(
