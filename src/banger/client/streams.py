@@ -1,23 +1,22 @@
-"""Running commands and TCP ports of a guest over WebSocket (``websockets`` in its blocking form)."""
+"""Running commands and TCP ports of a guest over WebSocket."""
 
 from __future__ import annotations
 
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-from websockets.sync.client import ClientConnection, unix_connect
 
 from banger.api import routes, schema
 from banger.api.frames import MAX_PAYLOAD, FrameType
 from banger.client.transport import error_from, target, unreachable
+from banger.client.websocket import ClosedError, HandshakeError, WebSocket
 from banger.model.clock import Deadline
 from banger.model.errors import BangerError
 
@@ -26,30 +25,23 @@ MAX_MESSAGE_BYTES = 1 << 20
 _GOING_AWAY = "the connection to the guest was lost"
 
 
-def _connect(path: Path, url: str) -> ClientConnection:
-    """A WebSocket to ``url``. Pings are off: a reader that waits for its terminal is no dead one, and the socket is local."""
+def _connect(path: Path, url: str) -> WebSocket:
+    """A WebSocket to ``url``."""
     try:
-        return unix_connect(
-            str(path),
-            f"ws://localhost{url}",
-            compression=None,
-            open_timeout=OPEN_S,
-            ping_interval=None,
-            max_size=MAX_MESSAGE_BYTES,
-            user_agent_header=None,
-        )
-    except InvalidStatus as error:
-        raise error_from(error.response.status_code, bytes(error.response.body or b"")) from error
-    except (OSError, InvalidHandshake, EOFError) as error:
+        return WebSocket(path, url, timeout_s=OPEN_S, max_message_bytes=MAX_MESSAGE_BYTES)
+    except HandshakeError as error:
+        if error.status:
+            raise error_from(error.status, error.body) from error
+        raise unreachable(path, ConnectionError("it answers no HTTP")) from error
+    except OSError as error:
         raise unreachable(path, error) from error
 
 
 class _Stream:
     """A WebSocket that is closed at the end of its block."""
 
-    def __init__(self, socket: ClientConnection) -> None:
-        self._stack = ExitStack()
-        self._socket = self._stack.enter_context(socket)
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
 
     def __enter__(self) -> Self:
         return self
@@ -64,13 +56,13 @@ class _Stream:
 
     def close(self) -> None:
         """End the stream for both sides; idempotent."""
-        self._stack.close()
+        self._socket.close()
 
     def _receive(self, timeout_s: float | None = None) -> bytes | None:
         """The next message; None at the end. A text message is the daemon's error and is raised."""
         try:
-            message = self._socket.recv(timeout_s)
-        except ConnectionClosed:
+            message = self._socket.receive(timeout_s)
+        except ClosedError:
             return None
         if isinstance(message, str):
             raise error_from(0, message.encode())
@@ -80,7 +72,7 @@ class _Stream:
         """Send one message; False if the other side is gone."""
         try:
             self._socket.send(data)
-        except ConnectionClosed:
+        except ClosedError:
             return False
         return True
 
@@ -93,7 +85,7 @@ class ExecStream(_Stream):
         """Start ``request`` in the VM ``ref``."""
         socket = _connect(path, target(routes.VM_EXEC, None, {"ref": ref}))
         stream = cls(socket)
-        with suppress(ConnectionClosed):  # then `receive` has the reason
+        with suppress(ClosedError):  # then `receive` has the reason
             stream._socket.send(msgspec.json.encode(request).decode())
         return stream
 

@@ -241,6 +241,13 @@ def test_run_returns_status_and_output_of_a_command(daemon, client):
     assert (done.status, done.stdout, done.stderr) == (3, b"in\0\xff", b"err\n")
 
 
+def test_a_command_that_writes_before_it_reads_holds_nobody_up(daemon, client):
+    daemon.vms.append(a_vm("web"))
+    argv = ["sh", "-c", "head -c 8000000 /dev/zero; wc -c >&2"]
+    done = client.run("web", schema.ExecRequest(argv), input=bytes(8_000_000), timeout_s=60)
+    assert (done.status, len(done.stdout), done.stderr.strip()) == (0, 8_000_000, b"8000000")
+
+
 def test_a_megabyte_goes_in_and_comes_back_byte_by_byte(daemon, client):
     daemon.vms.append(a_vm("web"))
     data = os.urandom(1 << 20)
@@ -284,7 +291,7 @@ def test_run_has_a_deadline(daemon, client):
 def test_a_guest_that_is_lost_is_an_error(daemon, client):
     daemon.vms.append(a_vm("web"))
     with client.exec("web", schema.ExecRequest(["sh", "-c", "sleep 30"])) as stream:
-        stream._socket.socket.shutdown(socket.SHUT_RDWR)
+        stream._socket._socket.shutdown(socket.SHUT_RDWR)
         with pytest.raises(BangerError, match="lost"):
             stream.receive(10)
 
