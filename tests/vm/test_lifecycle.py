@@ -42,6 +42,12 @@ def test_systemd_is_running_with_no_failed_unit(vm):
     assert (state, failed) == ("running", "")
 
 
+def test_a_command_that_writes_before_it_reads_holds_nobody_up(vm):
+    script = "head -c 8000000 /dev/zero | tr '\\0' a; wc -c >&2"
+    done = vm.run("vm", "exec", "box", "--", "sh", "-c", script, stdin="b" * 8_000_000, timeout=60)
+    assert (done.stdout, done.stderr.strip()) == ("a" * 8_000_000, "8000000")
+
+
 def test_ssh_runs_a_command_and_gives_its_status(vm):
     assert (
         vm.run("vm", "ssh", "box", "--", "echo", "hello", "from", "$(hostname)").stdout
