@@ -10,6 +10,11 @@ from banger_agent.http import BadRequest
 _ZEROS = bytes(128 * 1024)
 _RECORD = 512
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_HEADER = (
+    tarfile.InvalidHeaderError,  # type: ignore[attr-defined]  # not in typeshed
+    tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
+    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
+)
 tarfile.pwd = tarfile.grp = None  # type: ignore[attr-defined]  # the numbers count; names would be looked up anew for each file
 
 
@@ -102,7 +107,10 @@ def _add_file(path, header, size, blocks):
 
 
 class _Body:
-    """Pieces of bytes as a file that is read forwards only. At their end it is short, as a file is."""
+    """Pieces of bytes as a file that is read forwards only. At their end it is short, as a file is.
+
+    The source may use the memory of a piece again as soon as the next one is asked for.
+    """
 
     def __init__(self, chunks):
         self._chunks = chunks
@@ -123,7 +131,10 @@ class _Body:
             yield piece
 
     def read(self, size):
-        return b"".join(self.pieces(size))
+        data = bytearray()
+        for piece in self.pieces(size):
+            data += piece  # at once: a piece is good until the next one is asked for
+        return bytes(data)
 
     def tell(self):
         return self._at
@@ -135,8 +146,21 @@ class _Body:
             pass
 
 
+class _Member(tarfile.TarInfo):
+    """A header. Where there is none, nor the zeros of an archive's end, tarfile would end silently: this is an error."""
+
+    @classmethod
+    def fromtarfile(cls, archive):
+        try:
+            return super().fromtarfile(archive)
+        except _NO_HEADER as error:
+            raise tarfile.ReadError("%s at byte %d" % (error, archive.offset)) from None
+
+
 class _Archive(tarfile.TarFile):
     """An archive read from a `_Body`; whole pieces of zeros become holes, as ``cp`` makes them."""
+
+    tarinfo = _Member
 
     def makefile(self, tarinfo, targetpath):
         if tarinfo.sparse is not None:

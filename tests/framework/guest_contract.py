@@ -233,8 +233,9 @@ class GuestContract:
             back = await fetch(guest, "/tmp/contract/out/.")
         assert (through_ports() > 0) == (ports == "bulk")
         was, now = contents(tree), contents(back)
+        names = was.keys() | now.keys()
         assert now == was, {
-            name: (was.get(name), now[name]) for name in now if was.get(name) != now[name]
+            name: (was.get(name), now.get(name)) for name in names if was.get(name) != now.get(name)
         }
         script = f"for d in in out; do (cd $d; {LIST_TREE}) > $d.txt; done; cmp in.txt out.txt"
         out, err, status = await run(guest, "sh", "-c", script, cwd="/tmp/contract", timeout=60)

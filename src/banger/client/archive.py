@@ -12,8 +12,9 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Self
 
+from banger.model.compat import override
 from banger.model.errors import BangerError
 
 COPY_BYTES: Final = 1 << 18
@@ -21,6 +22,11 @@ MAX_HEADER_BYTES: Final = 1 << 20
 _LONG_HEADERS: Final = frozenset(
     {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 )  # fmt: skip
+_NO_HEADER: Final = (
+    tarfile.InvalidHeaderError,  # type: ignore[attr-defined]  # not in typeshed
+    tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
+    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
+)
 
 
 class ArchiveError(BangerError):
@@ -28,7 +34,18 @@ class ArchiveError(BangerError):
 
 
 class _Member(tarfile.TarInfo):
-    """A header whose extensions are bounded before they are read into memory."""
+    """A header whose extensions are bounded before they are read into memory.
+
+    Where there is none, nor the zeros of an archive's end, tarfile would end silently: this is an error.
+    """
+
+    @classmethod
+    @override
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except _NO_HEADER as error:
+            raise tarfile.ReadError(f"{error} at byte {archive.offset}") from None
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:  # noqa: ANN401  tarfile's own hook
         if self.type in _LONG_HEADERS and self.size > MAX_HEADER_BYTES:

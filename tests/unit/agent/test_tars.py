@@ -49,21 +49,27 @@ def test_a_tree_is_a_tar_that_tarfile_reads_whatever_the_block(tree, size):
         assert archive.extractfile("tree/zeros").read() == (tree / "zeros").read_bytes()
 
 
+def reused(data, cuts):
+    """``data`` as a port gives it: each piece lies in the memory of the one before."""
+    memory = memoryview(bytearray(max(*cuts, len(data))))
+    at = 0
+    for cut in [*cuts, len(data)]:
+        piece = data[at : at + cut]
+        at += cut
+        if not piece:
+            return
+        memory[:] = b"\xff" * len(memory)
+        memory[: len(piece)] = piece
+        yield memory[: len(piece)]
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(cuts=st.lists(st.integers(1, 200_000), min_size=1, max_size=30))
 def test_a_stream_is_unpacked_however_it_is_cut(tree, tmp_path_factory, cuts):
     data = packed(tree)
     target = tmp_path_factory.mktemp("target")
 
-    def chunks():
-        at = 0
-        for cut in [*cuts, len(data)]:
-            yield memoryview(data)[at : at + cut]
-            at += cut
-            if at >= len(data):
-                return
-
-    tars.unpack(chunks(), str(target))
+    tars.unpack(reused(data, cuts), str(target))
     for path in tree.rglob("*"):
         copy = target / "tree" / path.relative_to(tree)
         assert copy.is_symlink() == path.is_symlink()
@@ -79,6 +85,24 @@ def test_a_stream_that_ends_early_is_refused(tree, tmp_path, part):
     data = packed(tree)
     with pytest.raises(BadRequest):
         tars.unpack(iter([data[: int(len(data) * part)]]), str(tmp_path))
+
+
+def members_of(data):
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        return [(member.name, member.offset) for member in archive]
+
+
+@pytest.mark.parametrize("how", ["other bytes in a header", "cut at a header", "cut in a header"])
+def test_an_archive_without_its_end_is_refused(tree, tmp_path, how):
+    data = bytearray(packed(tree))
+    _, at = members_of(data)[-1]
+    if how == "other bytes in a header":
+        data[at : at + 8] = b"\xff" * 8
+    else:
+        del data[at + (100 if how == "cut in a header" else 0) :]
+    assert len(members_of(data)) > 2, "tarfile itself says nothing"
+    with pytest.raises(BadRequest, match="the body is no tar archive"):
+        tars.unpack(iter([bytes(data)]), str(tmp_path))
 
 
 def test_long_runs_of_zeros_take_no_room(tree, tmp_path):

@@ -193,6 +193,21 @@ def test_an_archive_that_is_cut_is_an_error(tmp_path):
         unpack(whole[:20_000], tmp_path / "t")
 
 
+@pytest.mark.parametrize("how", ["other bytes in a header", "cut at a header", "cut in a header"])
+def test_an_archive_without_its_end_is_an_error(tmp_path, how):
+    whole = tar(*(member(name, data=b"y" * 1000) for name in "xyz"))
+    at = len(tar(member("x", data=b"y" * 1000), member("y", data=b"y" * 1000)).rstrip(b"\0"))
+    at += -at % tarfile.BLOCKSIZE
+    assert whole[at : at + 2] == b"z\0"
+    ends = {
+        "other bytes in a header": whole[:at] + b"\xff" * 8 + whole[at + 8 :],
+        "cut at a header": whole[:at],
+        "cut in a header": whole[: at + 100],
+    }
+    with pytest.raises(ArchiveError, match="damaged"):
+        unpack(ends[how], tmp_path / "t")
+
+
 def test_files_that_cannot_be_read_again_and_read_only_directories_are_unpacked(tmp_path):
     data = tar(
         member("x", tarfile.DIRTYPE, mode=0o555),
