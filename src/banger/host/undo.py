@@ -20,6 +20,8 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
+from banger.host.threads import finish
+
 log = logging.getLogger(__name__)
 
 Inverse = Callable[[], Awaitable[object] | object]
@@ -46,7 +48,7 @@ class UndoStack:
     async def undo(self) -> None:
         """Run and forget all inverses, newest first. A cancellation of the caller does not stop them half-way."""
         if self._inverses:
-            await _uncancelled(asyncio.ensure_future(self._run_all()))
+            await finish(asyncio.ensure_future(self._run_all()))
 
     async def _run_all(self) -> None:
         while self._inverses:
@@ -70,14 +72,3 @@ class UndoStack:
         traceback: TracebackType | None,
     ) -> None:
         await self.undo()
-
-
-async def _uncancelled(future: asyncio.Future[None]) -> None:
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled

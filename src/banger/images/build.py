@@ -24,6 +24,7 @@ import msgspec
 
 from banger.host import fs
 from banger.host.exec import find_program, run
+from banger.host.threads import in_thread
 from banger.images.ext4 import make_ext4, unpack
 from banger.images.initramfs import make_initramfs
 from banger.images.kernel import extract_vmlinux
@@ -108,9 +109,9 @@ class Build:
             journal_mib=ROOT_JOURNAL_MIB,
         )
         await self._say("kernel", parts.release)
-        await asyncio.to_thread(self._write_kernel, parts)
+        await in_thread(self._write_kernel, parts)
         await self._say("initramfs", f"{len(parts.modules)} modules")
-        await asyncio.to_thread(self._write_initramfs, parts)
+        await in_thread(self._write_initramfs, parts)
         await self._say("seed", format_size(self.loaded.work_seed_bytes))
         await make_ext4(
             tree / "root", self.work / "work-seed.img", self.loaded.work_seed_bytes, "banger-work",

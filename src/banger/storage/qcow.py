@@ -12,6 +12,7 @@ from pathlib import Path
 
 from banger.host import fs
 from banger.host.exec import find_program, run
+from banger.host.threads import in_thread
 from banger.host.undo import UndoStack
 from banger.model.errors import HostLacksError, InvalidInputError, RefusedError
 from banger.model.machine import BootStack, VmPaths
@@ -57,7 +58,7 @@ class QcowStorage:
         async with UndoStack() as undo:
             undo.push("remove the disks", lambda: self.delete(paths))
             with clear_errors(paths.state):
-                _check_space(paths.state, await asyncio.to_thread(_needed_bytes, boot, paths))
+                _check_space(paths.state, await in_thread(_needed_bytes, boot, paths))
                 async with asyncio.TaskGroup() as group:
                     group.create_task(_make_overlay(boot, spec, paths))
                     how = group.create_task(_make_work(boot, spec, paths))
@@ -152,7 +153,7 @@ async def _make_overlay(boot: BootStack, spec: VmSpec, paths: VmPaths) -> None:
 
 
 async def _make_work(boot: BootStack, spec: VmSpec, paths: VmPaths) -> str:
-    how = await asyncio.to_thread(fs.clone_file, boot.work_seed, paths.work)
+    how = await in_thread(fs.clone_file, boot.work_seed, paths.work)
     if spec.work_bytes > boot.work_seed.stat().st_size:
         await _grow(paths.work, spec.work_bytes)
     return how

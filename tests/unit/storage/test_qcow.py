@@ -2,6 +2,8 @@
 
 import asyncio
 import subprocess
+import threading
+import time
 
 import pytest
 
@@ -146,13 +148,29 @@ async def test_a_cancelled_create_leaves_nothing(boot, paths, monkeypatch):
     assert list(paths.state.iterdir()) == []
 
 
-async def test_when_one_disk_fails_the_other_is_removed_too(boot, paths, monkeypatch):
+@pytest.mark.parametrize("when", ["before the other begins", "while the other is made"])
+async def test_when_one_disk_fails_the_other_is_removed_too(boot, paths, monkeypatch, when):
+    begun, failed = threading.Event(), threading.Event()
+    clone_file = fs.clone_file
+
+    def slowly(source, target):
+        if target == paths.work:
+            begun.set()
+            assert failed.wait(10)
+            time.sleep(0.05)
+        return clone_file(source, target)
+
     async def fail(*_):
+        if when == "while the other is made":
+            assert await asyncio.to_thread(begun.wait, 10)
+        failed.set()
         raise RefusedError("no overlay today")
 
+    monkeypatch.setattr(fs, "clone_file", slowly)
     monkeypatch.setattr(qcow, "_make_overlay", fail)
     with pytest.raises(BangerError, match="no overlay today"):
         await QcowStorage().create(boot, toy_spec(), paths)
+    await asyncio.sleep(0.1)
     assert list(paths.state.iterdir()) == []
 
 
