@@ -252,6 +252,24 @@ async def test_a_holder_that_dies_under_an_attach_is_replaced_at_once(network, g
     assert (await guests.wire()).gateway_mac
 
 
+async def test_a_holder_that_lost_its_sockets_and_is_not_gone_yet_is_replaced_too(
+    network, guests, monkeypatch
+):
+    await guests.wire()
+    holder = network._space.holder
+    add_tap = space.Space.add_tap
+
+    async def dying(self, lease):
+        if self.holder != holder:
+            return await add_tap(self, lease)
+        asyncio.get_running_loop().call_later(0.2, proc.send_signal, holder, signal.SIGKILL)
+        raise ConnectionResetError
+
+    monkeypatch.setattr(space.Space, "add_tap", dying)
+    assert (await guests.wire()).gateway_mac
+    assert network._space.holder != holder
+
+
 @pytest.mark.parametrize("broken", ["pin", "ruleset"])
 async def test_without_a_working_filter_no_tap_is_handed_out(
     network, guests, short_dir, monkeypatch, broken

@@ -19,6 +19,7 @@ from banger.host.probe import Answer
 from banger.model.errors import BangerError, HostLacksError, InvalidInputError
 from banger.model.lease import Lease
 from banger.model.machine import NetworkAttachment
+from banger.model.process import ProcessIdentity
 from banger.network import filter as rules
 from banger.network.control import HolderError
 from banger.network.plan import NetworkPlan, tap_name
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 DIAL_S = 10.0
 LINGER_S = 30.0
+DYING_S = 2.0
 DIED = "the network's holder died: VMs that ran then have no network until they are restarted"
 
 
@@ -195,13 +197,13 @@ class UserNetwork:
         try:
             return await space.add_tap(lease)
         except (OSError, BangerError) as error:
-            if proc.alive(space.holder):
+            if not await _ends(space.holder):
                 raise _no_tap(lease, error) from error
         log.error("network: %s", DIED)
-        space = await self._renew()
         try:
+            space = await self._renew()
             return await space.add_tap(lease)
-        except OSError as error:
+        except (OSError, BangerError) as error:
             raise _no_tap(lease, error) from error
 
     async def _up(self) -> Space:
@@ -265,6 +267,16 @@ class UserNetwork:
         """The network stays a little after the last VM: the next one starts faster."""
         await asyncio.sleep(LINGER_S)
         await self.stop()
+
+
+async def _ends(holder: ProcessIdentity) -> bool:
+    """Whether the holder is gone, or about to be: a process that is killed closes its sockets some time before it has ended."""
+    try:
+        async with asyncio.timeout(DYING_S):
+            await proc.wait_gone(holder)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _no_tap(lease: Lease, error: OSError | BangerError) -> BangerError:
