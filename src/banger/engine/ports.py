@@ -12,17 +12,19 @@ from typing import Protocol
 from banger.model.lease import Lease
 from banger.model.machine import (
     BootStack,
+    DiskFormat,
     HostKey,
     IdentityRequest,
     LaunchRequest,
     NetworkAttachment,
+    RootDisk,
     VmmExit,
     VmPaths,
 )
 from banger.model.manifest import ImageManifest
 from banger.model.process import ProcessIdentity
 from banger.model.record import LedgerRow, OperationRecord, StageRecord, VmRecord
-from banger.model.spec import VmSpec
+from banger.model.spec import VmmChoice, VmSpec
 
 
 class RunningVmm(Protocol):
@@ -38,6 +40,11 @@ class RunningVmm(Protocol):
     @property
     def accel(self) -> str:
         """``kvm`` or ``tcg``."""
+        ...
+
+    @property
+    def agent(self) -> str:
+        """What carries the agent's bytes: ``serial`` or ``vsock``."""
         ...
 
     async def pause(self) -> None: ...
@@ -68,6 +75,16 @@ class Vmm(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def root_formats(self) -> tuple[DiskFormat, ...]:
+        """The formats of root disks that it can run, the best first."""
+        ...
+
+    @property
+    def named_tap(self) -> bool:
+        """Whether it opens its TAP by name, in the namespaces of the attachment, instead of taking a descriptor."""
+        ...
+
     async def check(self) -> None:
         """Raise HostLacksError if this host cannot run it (program missing, too old, broken)."""
         ...
@@ -85,6 +102,25 @@ class Vmm(Protocol):
         ...
 
 
+class Vmms(Protocol):
+    """All backends of this host."""
+
+    async def pick(self, choice: VmmChoice, root: DiskFormat | None) -> Vmm:
+        """The backend for a VM with this choice whose root disk, if it has one already, has format ``root``.
+
+        Checked and able to run here; HostLacksError or RefusedError says why there is none.
+        """
+        ...
+
+    def named(self, name: str) -> Vmm:
+        """The backend called ``qemu`` or ``firecracker``."""
+        ...
+
+    def find(self, paths: VmPaths) -> ProcessIdentity | None:
+        """The process of any backend that was started for ``paths`` but never recorded."""
+        ...
+
+
 class Storage(Protocol):
     """The disks of VMs."""
 
@@ -92,8 +128,14 @@ class Storage(Protocol):
         """Raise HostLacksError if a file of the image is missing, truncated or changed in size."""
         ...
 
-    async def create(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> str:
-        """Make overlay and work disk; a few words on how (``qcow2, reflink``). On failure nothing is left."""
+    async def create(
+        self, boot: BootStack, spec: VmSpec, paths: VmPaths, root: DiskFormat
+    ) -> str:
+        """Make root disk and work disk; a few words on how (``qcow2, reflink``). On failure nothing is left."""
+        ...
+
+    def root(self, paths: VmPaths) -> RootDisk | None:
+        """The root disk that is there; None if there is none."""
         ...
 
     async def check(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> None:
@@ -105,7 +147,7 @@ class Storage(Protocol):
         ...
 
     async def delete(self, paths: VmPaths) -> None:
-        """Remove overlay and work disk; idempotent."""
+        """Remove root disk and work disk; idempotent."""
         ...
 
 
@@ -120,8 +162,11 @@ class Network(Protocol):
         """A free lease (pure); RefusedError if the range is used up."""
         ...
 
-    async def attach(self, lease: Lease, mode: str) -> NetworkAttachment:
-        """Give the VM its TAP, with its filter entries, starting the network if need be."""
+    async def attach(self, lease: Lease, mode: str, *, named: bool) -> NetworkAttachment:
+        """Give the VM its TAP, with its filter entries, starting the network if need be.
+
+        With ``named`` the TAP is not handed over open but waits in the namespaces of the attachment.
+        """
         ...
 
     def adopted(self, lease: Lease) -> None:
@@ -199,7 +244,8 @@ class Guest(Protocol):
     async def close(self) -> None: ...
 
 
-GuestFactory = Callable[[VmPaths], Guest]
+GuestFactory = Callable[[VmPaths, str], Guest]
+"""The guest whose VMM has its sockets at these paths, reached as `RunningVmm.agent` says."""
 
 
 class Identity(Protocol):

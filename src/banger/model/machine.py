@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from banger.model.lease import Lease
 from banger.model.manifest import ImageManifest
 from banger.model.spec import VmSpec
+
+
+class DiskFormat(StrEnum):
+    """How a root disk lies in its file: ``qcow2`` over the image's rootfs (QEMU only), or ``raw``, a whole copy (any VMM)."""
+
+    QCOW2 = "qcow2"
+    RAW = "raw"
+
+
+@dataclass(frozen=True, slots=True)
+class RootDisk:
+    """The file that is a VM's vda."""
+
+    path: Path
+    format: DiskFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +36,13 @@ class VmPaths:
 
     @property
     def overlay(self) -> Path:
-        """The VM's writable layer over the image's rootfs."""
+        """The VM's writable layer over the image's rootfs, where it is a qcow2."""
         return self.state / "overlay.qcow2"
+
+    @property
+    def overlay_raw(self) -> Path:
+        """The VM's root disk where it is a copy of the image's rootfs, its blocks shared if the file system can."""
+        return self.state / "overlay.img"
 
     @property
     def work(self) -> Path:
@@ -54,6 +75,16 @@ class VmPaths:
         return self.runtime / "qmp.sock"
 
     @property
+    def api_socket(self) -> Path:
+        """Firecracker's API."""
+        return self.runtime / "api.sock"
+
+    @property
+    def vsock_socket(self) -> Path:
+        """The host's end of Firecracker's vsock device."""
+        return self.runtime / "vsock.sock"
+
+    @property
     def agent_socket(self) -> Path:
         """The agent's mux port."""
         return self.runtime / "agent.sock"
@@ -77,8 +108,11 @@ class BootStack:
 
 @dataclass(frozen=True, slots=True)
 class NetworkAttachment:
-    """A VM's place in the network for one run. ``tap_fd`` belongs to the receiver, who closes it after the VMM has it;
-    None means QEMU's own user network (no user namespaces on this host) or, with ``mode`` "none", no NIC.
+    """A VM's place in the network for one run.
+
+    With ``mode`` "user" there is a TAP: either ``tap_fd``, its descriptor, or (asked for by name) ``namespaces``, descriptors of the user
+    and the network namespace in which a TAP called ``tap_name`` waits to be opened. Descriptors belong to the receiver, who closes them
+    after the VMM has them. Neither means QEMU's own user network (no user namespaces on this host) or, with ``mode`` "none", no NIC.
     """
 
     mode: str
@@ -86,6 +120,13 @@ class NetworkAttachment:
     tap_fd: int | None = None
     tap_name: str = ""
     warning: str = ""
+    namespaces: tuple[int, int] | None = None
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """All that the receiver must close."""
+        tap = () if self.tap_fd is None else (self.tap_fd,)
+        return (*tap, *(self.namespaces or ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +139,7 @@ class LaunchRequest:
     boot: BootStack
     paths: VmPaths
     network: NetworkAttachment
+    root: RootDisk
 
 
 @dataclass(frozen=True, slots=True)
