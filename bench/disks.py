@@ -13,9 +13,9 @@ from pathlib import Path
 from common import installation, report, summary
 
 from banger.images.catalog import ImageCatalog
-from banger.model.machine import VmPaths
+from banger.model.machine import DiskFormat, VmPaths
 from banger.model.spec import VmSpec
-from banger.storage.qcow import QcowStorage
+from banger.storage.disks import DiskStorage
 
 
 async def make(images, directory, runs):
@@ -27,9 +27,9 @@ async def make(images, directory, runs):
         paths = VmPaths(directory / f"vm{number}", directory / f"vm{number}")
         paths.state.mkdir()
         began = time.monotonic()
-        how = await QcowStorage().create(boot, VmSpec(), paths)
+        how = await DiskStorage().create(boot, VmSpec(), paths, DiskFormat.QCOW2)
         times.append((time.monotonic() - began) * 1000)
-        await QcowStorage().delete(paths)
+        await DiskStorage().delete(paths)
     return {"how": how, **summary(times)}
 
 

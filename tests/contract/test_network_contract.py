@@ -51,7 +51,7 @@ async def test_the_smallest_free_index_is_used_again(network):
 
 async def test_a_guest_is_attached_with_its_lease(network):
     lease = network.plan_lease("a" * 12, [])
-    attached = await network.attach(lease, "auto")
+    attached = await network.attach(lease, "auto", named=False)
     assert (attached.mode, attached.lease, attached.warning) == ("user", lease, "")
     release(attached)
     await network.detach(lease)
@@ -60,13 +60,13 @@ async def test_a_guest_is_attached_with_its_lease(network):
 async def test_detaching_is_idempotent_also_for_what_was_never_attached(network):
     lease = network.plan_lease("a" * 12, [])
     await network.detach(lease)
-    release(await network.attach(lease, "user"))
+    release(await network.attach(lease, "user", named=False))
     for _ in range(2):
         await network.detach(lease)
 
 
 async def test_none_has_no_nic(network):
-    attached = await network.attach(network.plan_lease("a" * 12, []), "none")
+    attached = await network.attach(network.plan_lease("a" * 12, []), "none", named=False)
     assert (attached.mode, attached.tap_fd) == ("none", None)
 
 

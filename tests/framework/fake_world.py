@@ -8,6 +8,7 @@ import contextlib
 import os
 import socket
 
+from banger.engine.backends import Backends
 from banger.engine.context import Context
 from banger.engine.engine import Engine
 from banger.engine.machine import Places
@@ -15,9 +16,17 @@ from banger.engine.operations import Board
 from banger.host import proc
 from banger.model.errors import BangerError, GuestNotReadyError, NotFoundError, RefusedError
 from banger.model.lease import Lease
-from banger.model.machine import BootStack, HostKey, NetworkAttachment, Timeouts, VmmExit
+from banger.model.machine import (
+    BootStack,
+    DiskFormat,
+    HostKey,
+    NetworkAttachment,
+    Timeouts,
+    VmmExit,
+)
 from banger.model.manifest import ImageManifest, Service
 from banger.model.process import ProcessIdentity
+from banger.storage import root as root_disk
 from banger.store.store import Store
 
 IMAGE = ImageManifest(
@@ -28,7 +37,7 @@ IMAGE = ImageManifest(
 
 
 class FakeRunningVmm:
-    vmm, accel = "qemu", "tcg"
+    vmm, accel, agent = "qemu", "tcg", "serial"
 
     def __init__(self, world, paths, identity):
         self.world, self.paths, self.identity = world, paths, identity
@@ -63,7 +72,7 @@ class FakeRunningVmm:
 
 
 class FakeVmm:
-    name = "qemu"
+    name, root_formats, named_tap = "qemu", (DiskFormat.QCOW2, DiskFormat.RAW), False
 
     def __init__(self, world):
         self.world = world
@@ -98,11 +107,14 @@ class FakeStorage:
     async def check_image(self, boot):
         self.world.may_fail("validate")
 
-    async def create(self, boot, spec, paths):
+    async def create(self, boot, spec, paths, root):
         paths.overlay.write_bytes(b"qcow2")
         self.world.may_fail("disks")
         paths.work.write_bytes(b"ext4")
         return "qcow2, reflink"
+
+    def root(self, paths):
+        return root_disk.find(paths)
 
     async def check(self, boot, spec, paths):
         if not paths.overlay.exists():
@@ -135,7 +147,7 @@ class FakeNetwork:
             "10.0.255.3",
         )
 
-    async def attach(self, lease, mode):
+    async def attach(self, lease, mode, *, named):
         self.world.taps.add(lease.vm_id)
         self.world.may_fail("network")
         return NetworkAttachment("none" if mode == "none" else "user", lease)
@@ -312,9 +324,9 @@ class World:
     def context(self, **changes):
         store = self.open_store()
         parts = {
-            "store": store, "board": Board(store), "vmm": FakeVmm(self), "storage": FakeStorage(self), "network": FakeNetwork(self),
+            "store": store, "board": Board(store), "vmms": Backends([FakeVmm(self)]), "storage": FakeStorage(self), "network": FakeNetwork(self),
             "relays": FakeRelays(self), "images": FakeImages(self, self.directory), "identity": FakeIdentity(self),
-            "guests": lambda paths: FakeGuest(self, paths),
+            "guests": lambda paths, _agent: FakeGuest(self, paths),
             "console_tail": lambda paths: paths.console_log.read_text() if paths.console_log.exists() else "",
             "places": self.places, "boot_slots": asyncio.Semaphore(2), "timeouts": Timeouts(ready_s=5, shutdown_s=0.3, agent_call_s=0.2),
         }  # fmt: skip

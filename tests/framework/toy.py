@@ -9,7 +9,14 @@ import subprocess
 from pathlib import Path
 
 from banger.host import fs
-from banger.model.machine import BootStack, LaunchRequest, NetworkAttachment, VmPaths
+from banger.model.machine import (
+    BootStack,
+    DiskFormat,
+    LaunchRequest,
+    NetworkAttachment,
+    RootDisk,
+    VmPaths,
+)
 from banger.model.manifest import FileEntry, ImageManifest
 from banger.model.spec import VmSpec
 from banger.model.units import MIB
@@ -55,7 +62,7 @@ def toy_kernel(behaviour):
 
 
 def toy_image(directory, behaviour="idle", *, seed_bytes=64 * MIB, rootfs_bytes=64 * MIB):
-    """An image in ``directory`` whose files are real: kernel, any initramfs, a sparse rootfs, a work seed with ext4."""
+    """An image in ``directory`` whose files are real: kernel, any initramfs, rootfs and work seed with ext4."""
     directory.mkdir(parents=True, exist_ok=True)
     stack = BootStack(
         directory / f"vmlinux-{behaviour}", directory / "initramfs.img", directory / "rootfs.img",
@@ -63,23 +70,9 @@ def toy_image(directory, behaviour="idle", *, seed_bytes=64 * MIB, rootfs_bytes=
     )  # fmt: skip
     stack.kernel.write_bytes(toy_kernel(behaviour))
     stack.initramfs.write_bytes(b"toy")
-    with stack.rootfs.open("wb") as file:
-        file.truncate(rootfs_bytes)
-    subprocess.run(
-        [
-            "/sbin/mke2fs",
-            "-q",
-            "-F",
-            "-t",
-            "ext4",
-            "-E",
-            "nodiscard",
-            str(stack.work_seed),
-            f"{seed_bytes // 1024}k",
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    for path, size_bytes in ((stack.rootfs, rootfs_bytes), (stack.work_seed, seed_bytes)):
+        argv = ["/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-E", "nodiscard", str(path)]
+        subprocess.run([*argv, f"{size_bytes // 1024}k"], check=True, stdout=subprocess.DEVNULL)
     files = {
         path.name: FileEntry(path.stat().st_size, fs.sparse_digest(path))
         for path in (stack.kernel, stack.initramfs, stack.rootfs, stack.work_seed)
@@ -138,4 +131,5 @@ def toy_request(directory, behaviour="idle", *, network=None):
         check=True,
     )
     network = network or NetworkAttachment("none", None)
-    return LaunchRequest("a" * 12, "toy", toy_spec(), boot, paths, network)
+    root = RootDisk(paths.overlay, DiskFormat.QCOW2)
+    return LaunchRequest("a" * 12, "toy", toy_spec(), boot, paths, network, root)

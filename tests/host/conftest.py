@@ -64,7 +64,7 @@ class Guests:
         network = network or self.network
         lease = network.plan_lease(f"{len(self.leases):012x}", self.leases)
         self.leases.append(lease)
-        return await network.attach(lease, "auto")
+        return await network.attach(lease, "auto", named=False)
 
     async def linux(self):
         guest = LinuxGuest(await self.attach())

@@ -115,7 +115,7 @@ async def test_a_tap_is_gone_when_its_last_descriptor_is_closed(network, guests)
 
 async def test_attaching_the_same_lease_again_replaces_its_tap(network, guests):
     wire = await guests.wire()
-    again = await network.attach(wire.lease, "auto")
+    again = await network.attach(wire.lease, "auto", named=False)
     assert network._space.guests() == [again.tap_name]
     os.close(again.tap_fd)
     assert len(await network._space._listed_pins()) == 1
@@ -405,7 +405,7 @@ async def main():
     await network.start()
     print((await network.describe())["mode"])
     lease = network.plan_lease("a" * 12, [])
-    attached = await network.attach(lease, "auto")
+    attached = await network.attach(lease, "auto", named=False)
     print(attached.mode, attached.warning)
     if attached.tap_fd is not None:
         print(network._space.guests(), network._space.uplink is not None)
@@ -469,7 +469,7 @@ async def test_pasta_serves_as_an_uplink_too(own_host, namespaces_work, short_di
         pytest.skip("pasta is not installed")
     network = UserNetwork(short_dir, short_dir, uplink="pasta")
     await network.start()
-    guest = LinuxGuest(await network.attach(network.plan_lease("a" * 12, []), "auto"))
+    guest = LinuxGuest(await network.attach(network.plan_lease("a" * 12, []), "auto", named=False))
     try:
         assert await in_thread(guest.tcp_echo, BEYOND) == b"hello"
         with pytest.raises(OSError, match=UNREACHED):

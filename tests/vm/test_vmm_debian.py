@@ -17,10 +17,10 @@ import pytest
 
 from banger.host import probe, proc
 from banger.model.lease import Lease
-from banger.model.machine import BootStack, LaunchRequest, NetworkAttachment
+from banger.model.machine import BootStack, DiskFormat, LaunchRequest, NetworkAttachment, RootDisk
 from banger.model.manifest import FileEntry, ImageManifest, Service
 from banger.model.spec import VmSpec
-from banger.storage.qcow import QcowStorage
+from banger.storage.disks import DiskStorage
 from banger.vmm.console import cap_log
 from banger.vmm.qemu.backend import QemuVmm
 from tests.framework.toy import vm_paths
@@ -92,11 +92,12 @@ async def start(boot, tmp_path):
     async def launch(*, network=None, drive=identity):
         paths = vm_paths(tmp_path)
         spec = VmSpec(vcpus=2, memory_mib=512, disk_bytes=9 << 30, work_bytes=2 << 30)
-        await QcowStorage().create(boot, spec, paths)
+        await DiskStorage().create(boot, spec, paths, DiskFormat.QCOW2)
         drive(paths.identity)
         request = LaunchRequest(
-            "a" * 12, "box", spec, boot, paths, network or NetworkAttachment("none", None)
-        )
+            "a" * 12, "box", spec, boot, paths, network or NetworkAttachment("none", None),
+            RootDisk(paths.overlay, DiskFormat.QCOW2),
+        )  # fmt: skip
         running = await QemuVmm().launch(request)
         begun.append(running)
         return running, paths

@@ -7,6 +7,7 @@ import os
 
 from banger import __version__
 from banger.daemon.service import Service
+from banger.engine.backends import Backends
 from banger.engine.context import Context
 from banger.engine.engine import Engine
 from banger.engine.image_work import ImageWork
@@ -20,7 +21,7 @@ from banger.model import clock
 from banger.model.machine import Timeouts, VmPaths
 from banger.network.forward import Relays
 from banger.network.user import UserNetwork
-from banger.storage.qcow import QcowStorage
+from banger.storage.disks import DiskStorage
 from banger.store.store import Store
 from banger.vmm.console import printable_tail
 from banger.vmm.qemu.backend import QemuVmm
@@ -40,8 +41,8 @@ def compose(config: Config) -> Service:
     context = Context(
         store=store,
         board=Board(store),
-        vmm=vmm,
-        storage=QcowStorage(),
+        vmms=Backends([vmm]),
+        storage=DiskStorage(),
         network=UserNetwork(runtime_dir, state_dir, uplink=config.uplink),
         relays=Relays(),
         images=ImageCatalog(

@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 
 from banger.engine.machine import Places
 from banger.engine.operations import Board
-from banger.engine.ports import GuestFactory, Identity, Images, Network, Relays, Storage, Store, Vmm
+from banger.engine.ports import (
+    GuestFactory,
+    Identity,
+    Images,
+    Network,
+    Relays,
+    Storage,
+    Store,
+    Vmms,
+)
 from banger.model.machine import Timeouts, VmPaths
 
 
@@ -18,7 +27,7 @@ class Context:
 
     store: Store
     board: Board
-    vmm: Vmm
+    vmms: Vmms
     storage: Storage
     network: Network
     relays: Relays

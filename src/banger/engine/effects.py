@@ -56,12 +56,12 @@ async def _end_vmm(context: Context, machine: Machine) -> None:
     machine.watcher = machine.checker = None
     vmm, run = machine.vmm, machine.record.run
     if vmm is None and run is not None:  # an earlier daemon's
-        vmm = await context.vmm.adopt(run.process, machine.paths)
+        vmm = await context.vmms.named(run.vmm).adopt(run.process, machine.paths)
     if vmm is not None:
         await vmm.kill()
         await vmm.close()
         machine.vmm = None
-    unrecorded = context.vmm.find(machine.paths)
+    unrecorded = context.vmms.find(machine.paths)
     if unrecorded is not None:
         await proc.kill(unrecorded)
     machine.ready, machine.booted_at, machine.exited = False, None, None

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from banger.engine.ports import Guest, RunningVmm, Store
+from banger.engine.ports import Guest, RunningVmm, Store, Vmm
 from banger.model.lease import Lease
 from banger.model.machine import NetworkAttachment, VmmExit, VmPaths
 from banger.model.record import ErrorRecord, VmRecord
@@ -27,12 +27,16 @@ class Places:
 
 @dataclass(slots=True, eq=False)
 class Machine:
-    """One VM. ``vmm``, ``guest`` and ``exited`` belong to its present run; ``ready`` says that its services answered."""
+    """One VM. ``vmm``, ``guest`` and ``exited`` belong to its present run; ``ready`` says that its services answered.
+
+    ``backend`` is the one that validate picked for the run that begins.
+    """
 
     record: VmRecord
     lease: Lease | None
     paths: VmPaths
     store: Store
+    backend: Vmm | None = None
     attachment: NetworkAttachment | None = None
     vmm: RunningVmm | None = None
     guest: Guest | None = None

@@ -128,9 +128,7 @@ class Storage(Protocol):
         """Raise HostLacksError if a file of the image is missing, truncated or changed in size."""
         ...
 
-    async def create(
-        self, boot: BootStack, spec: VmSpec, paths: VmPaths, root: DiskFormat
-    ) -> str:
+    async def create(self, boot: BootStack, spec: VmSpec, paths: VmPaths, root: DiskFormat) -> str:
         """Make root disk and work disk; a few words on how (``qcow2, reflink``). On failure nothing is left."""
         ...
 

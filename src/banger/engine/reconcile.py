@@ -98,11 +98,11 @@ async def _adopt(context: Context, machine: Machine) -> bool:
     run = machine.record.run
     if run is None:
         return False
-    vmm = await context.vmm.adopt(run.process, machine.paths)
+    vmm = await context.vmms.named(run.vmm).adopt(run.process, machine.paths)
     if vmm is None:
         return False
     machine.vmm = vmm
-    machine.guest = context.guests(machine.paths)
+    machine.guest = context.guests(machine.paths, vmm.agent)
     watch_exit(machine)
     if machine.lease is not None and run.network == "user":
         context.network.adopted(machine.lease)
@@ -177,7 +177,7 @@ def _recover_one(context: Context, path: Path) -> str:
     try:
         copy = msgspec.json.decode(path.read_bytes(), type=_Copy)
         record = copy.record
-        running = context.vmm.find(context.places.of(record.id))
+        running = context.vmms.find(context.places.of(record.id))
         context.store.insert_vm(record.but(state=VmState.STOPPED), copy.lease)
         for effect in EFFECTS:
             context.store.intend(record.id, effect)

@@ -12,6 +12,7 @@ from banger.engine.boot import watch_exit
 from banger.engine.context import Context
 from banger.engine.dial import dial
 from banger.engine.machine import Machine
+from banger.engine.ports import Vmm
 from banger.engine.steps import Job
 from banger.host import fs
 from banger.model import clock
@@ -30,8 +31,17 @@ async def validate_new(context: Context, machine: Machine, job: Job) -> str:
     del job
     boot = context.images.boot_stack(machine.record.image_id)
     await context.storage.check_image(boot)
-    await context.vmm.check()
+    root = context.storage.root(machine.paths)
+    machine.backend = await context.vmms.pick(
+        machine.record.spec.vmm, None if root is None else root.format
+    )
     return f"{boot.manifest.name} {boot.manifest.release}"
+
+
+def _backend(machine: Machine) -> Vmm:
+    if machine.backend is None:
+        raise RuntimeError("validate comes first")
+    return machine.backend
 
 
 async def validate_existing(context: Context, machine: Machine, job: Job) -> str:
@@ -60,7 +70,8 @@ async def make_disks(context: Context, machine: Machine, job: Job) -> str:
     """Overlay and work disk."""
     del job
     boot = context.images.boot_stack(machine.record.image_id)
-    return await context.storage.create(boot, machine.record.spec, machine.paths)
+    root = _backend(machine).root_formats[0]
+    return await context.storage.create(boot, machine.record.spec, machine.paths, root)
 
 
 async def write_identity(context: Context, machine: Machine, job: Job) -> str:
@@ -82,8 +93,9 @@ async def _mtu(context: Context) -> int | None:
 async def start_vmm(context: Context, machine: Machine, job: Job) -> str:
     """The network's end and the VMM; from here on the guest's time counts."""
     attachment = machine.attachment
-    if attachment is None:
-        raise RuntimeError("the network stage comes first")
+    root = context.storage.root(machine.paths)
+    if attachment is None or root is None:
+        raise RuntimeError("the disks and network stages come first")
     request = LaunchRequest(
         machine.id,
         machine.name,
@@ -91,10 +103,11 @@ async def start_vmm(context: Context, machine: Machine, job: Job) -> str:
         context.images.boot_stack(machine.record.image_id),
         machine.paths,
         attachment,
+        root,
     )
     with suppress(FileNotFoundError):
         machine.paths.console_log.unlink()
-    vmm = await context.vmm.launch(request)
+    vmm = await _backend(machine).launch(request)
     machine.vmm = vmm
     close_tap(machine)
     run = RunRecord(
@@ -107,18 +120,18 @@ async def start_vmm(context: Context, machine: Machine, job: Job) -> str:
         warning=attachment.warning,
     )
     machine.save(run=run)
-    machine.guest = context.guests(machine.paths)
+    machine.guest = context.guests(machine.paths, vmm.agent)
     watch_exit(machine)
     job.deadline = Deadline.after(job.ready_s)
     return f"{vmm.vmm}, {vmm.accel}"
 
 
 def close_tap(machine: Machine) -> None:
-    """Give up our descriptor of the TAP; the VMM has its own."""
+    """Give up our descriptors of the attachment; the VMM has its own."""
     attachment, machine.attachment = machine.attachment, None
-    if attachment is not None and attachment.tap_fd is not None:
+    for descriptor in attachment.descriptors if attachment else ():
         with suppress(OSError):
-            os.close(attachment.tap_fd)
+            os.close(descriptor)
 
 
 async def attach_network(context: Context, machine: Machine, job: Job) -> str:
@@ -128,7 +141,9 @@ async def attach_network(context: Context, machine: Machine, job: Job) -> str:
     spec = machine.record.spec
     if machine.lease is None:
         raise RuntimeError("every VM has a lease")
-    machine.attachment = await context.network.attach(machine.lease, spec.network)
+    machine.attachment = await context.network.attach(
+        machine.lease, spec.network, named=_backend(machine).named_tap
+    )
     await open_forwards(context, machine)
     return machine.attachment.mode
 

@@ -8,7 +8,7 @@ SCM_RIGHTS) it gives out descriptors that belong to its namespaces, and the daem
     {"op": "route"}                -> a NETLINK_ROUTE socket
     {"op": "tcp"}                  -> an unconnected TCP socket
     {"op": "tap", "name": "tap7"}  -> a new TAP (IFF_TAP|IFF_NO_PI|IFF_VNET_HDR), gone when the last descriptor is closed
-    {"op": "uplink", "name": "x"}  -> {"ok": true}: a persistent TAP for the uplink's process to attach to
+    {"op": "uplink", "name": "x"}  -> {"ok": true}: a persistent TAP that another process opens by name (the uplink's, Firecracker)
     {"op": "lifeline"}             -> the read end of a pipe that hangs up when the holder ends
     {"op": "stop"}                 -> {"ok": true}, and it ends
 

@@ -119,22 +119,43 @@ class Space:
 
     async def add_tap(self, lease: Lease) -> int:
         """The descriptor of a new TAP for this lease, filtered and up. On failure there is no TAP."""
+        await self._pin(lease)
+        tap = await ask_one(self._files.control, "tap", name=tap_name(lease))
+        try:
+            self._connect(lease)
+        except BaseException:
+            os.close(tap)
+            raise
+        return tap
+
+    async def add_named_tap(self, lease: Lease) -> tuple[int, int]:
+        """As `add_tap`, for a process that opens the TAP by its name: descriptors of the namespaces to do it in, the caller's."""
+        await self._pin(lease)
+        await ask(self._files.control, "uplink", name=tap_name(lease))
+        try:
+            self._connect(lease)
+            _, (user, network) = await ask(self._files.control, "namespaces", expect=2)
+        except BaseException:
+            self._route.delete_link(tap_name(lease))
+            raise
+        return user, network
+
+    async def _pin(self, lease: Lease) -> None:
+        """Let the filter know the guest, and nobody else by its name or address; an older TAP of this name is removed."""
         name, new = tap_name(lease), Pin.of(lease)
         stale = {pin for pin in self._pins if pin.tap == name or pin.ip == lease.ip} - {new}
         self._route.delete_link(name)
         await self._renew_filter(rules.unpin(stale) + rules.pin([new]))
         self._pins = (self._pins - stale) | {new}
-        tap = await ask_one(self._files.control, "tap", name=name)
-        try:
-            self._route.set_link(name, mtu=MTU)
-            self._route.add_closed_port(BRIDGE, name)
-            mac = bytes.fromhex(lease.mac.replace(":", ""))
-            self._route.fix_neighbour(BRIDGE, name, mac, lease.ip)
-            self._route.set_link(name, up=True)
-        except BaseException:
-            os.close(tap)
-            raise
-        return tap
+
+    def _connect(self, lease: Lease) -> None:
+        """Make the guest's TAP a port of the bridge, and set it up."""
+        name = tap_name(lease)
+        self._route.set_link(name, mtu=MTU)
+        self._route.add_closed_port(BRIDGE, name)
+        mac = bytes.fromhex(lease.mac.replace(":", ""))
+        self._route.fix_neighbour(BRIDGE, name, mac, lease.ip)
+        self._route.set_link(name, up=True)
 
     async def remove(self, lease: Lease) -> None:
         """Take the guest's TAP and pin away; idempotent."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from banger.host import fs, proc
 from banger.host.exec import find_program
@@ -28,6 +29,7 @@ from banger.network.record import Files
 from banger.network.space import Space, end_leftovers
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 DIAL_S = 10.0
 LINGER_S = 30.0
@@ -77,8 +79,11 @@ class UserNetwork:
         """A free lease; see `NetworkPlan.plan_lease`."""
         return self._plan.plan_lease(vm_id, taken)
 
-    async def attach(self, lease: Lease, mode: str) -> NetworkAttachment:
+    async def attach(self, lease: Lease, mode: str, *, named: bool) -> NetworkAttachment:
         """A TAP inside, or what else ``mode`` and this host lead to. Without a working filter there is no TAP.
+
+        With ``named`` it is not open but waits in the namespaces of the attachment for a VMM that opens it by name; no such VMM has a
+        network of its own.
 
         Where there can be no namespace, ``auto`` falls back to QEMU's own user network, with a warning; ``user`` does not.
         """
@@ -90,14 +95,17 @@ class UserNetwork:
                 hint="use the network without privilege: --network user",
             )
         lacks = await self._lacks()
-        if lacks is not None and mode == "user":
+        if lacks is not None and (mode == "user" or named):
             raise HostLacksError(
                 "this host allows no network of banger's own", detail=lacks.why, hint=lacks.hint
             )
         if lacks is not None:
             return NetworkAttachment("qemu-user", lease, warning=_open_to_host(lacks))
         async with self._lock:
-            tap = await self._add_tap(lease)
+            if named:
+                inside = await self._on_tap(lease, Space.add_named_tap)
+                return NetworkAttachment("user", lease, None, tap_name(lease), namespaces=inside)
+            tap = await self._on_tap(lease, Space.add_tap)
         return NetworkAttachment("user", lease, tap, tap_name(lease))
 
     def adopted(self, lease: Lease) -> None:
@@ -192,17 +200,17 @@ class UserNetwork:
         self._probe = None
         return answer
 
-    async def _add_tap(self, lease: Lease) -> int:
+    async def _on_tap(self, lease: Lease, add: Callable[[Space, Lease], Awaitable[_T]]) -> _T:
+        """``add`` a TAP to the running network, or to a new one if its holder has died."""
         space = await self._up()
         try:
-            return await space.add_tap(lease)
+            return await add(space, lease)
         except (OSError, BangerError) as error:
             if not await _ends(space.holder):
                 raise _no_tap(lease, error) from error
         log.error("network: %s", DIED)
         try:
-            space = await self._renew()
-            return await space.add_tap(lease)
+            return await add(await self._renew(), lease)
         except (OSError, BangerError) as error:
             raise _no_tap(lease, error) from error
 

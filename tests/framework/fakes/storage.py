@@ -1,6 +1,7 @@
 """Disks that are small text files: they keep every promise of the port, cost nothing, and fail when told to."""
 
 from banger.model.errors import HostLacksError, InvalidInputError, RefusedError
+from banger.storage import root as root_disk
 
 
 class FakeStorage:
@@ -19,7 +20,7 @@ class FakeStorage:
                     hint=f"banger image build {boot.manifest.name} --force",
                 )
 
-    async def create(self, boot, spec, paths):
+    async def create(self, boot, spec, paths, root):
         for name, asked, file in (
             ("disk", spec.disk_bytes, boot.rootfs),
             ("work", spec.work_bytes, boot.work_seed),
@@ -29,7 +30,7 @@ class FakeStorage:
                 raise InvalidInputError(
                     f"{name} size is too small", hint=f"choose --{name}-size {least >> 20}M or more"
                 )
-        for path in (paths.overlay, paths.work):
+        for path in (paths.overlay, paths.overlay_raw, paths.work):
             if path.exists():
                 raise RefusedError(f"{path} is there already")
         if self.free_bytes < 64 << 20:
@@ -38,19 +39,23 @@ class FakeStorage:
                 detail=f"{self.free_bytes} are free",
                 hint="banger vm list",
             )
-        paths.overlay.write_text(f"{spec.disk_bytes} {boot.rootfs}\n")
+        root_disk.path_of(paths, root).write_text(f"{spec.disk_bytes} {boot.rootfs}\n")
         paths.work.write_text(f"{spec.work_bytes}\n")
         return "fake"
 
     async def check(self, boot, spec, paths):
         hint = f"banger vm delete {paths.state.name}, and create it again"
+        disk = self.root(paths)
         for path, wanted in (
-            (paths.overlay, f"{spec.disk_bytes} {boot.rootfs}\n"),
+            (disk.path if disk else paths.overlay, f"{spec.disk_bytes} {boot.rootfs}\n"),
             (paths.work, f"{spec.work_bytes}\n"),
         ):
             _there(path, hint)
             if path.read_text() != wanted:
                 raise HostLacksError(f"{path} is damaged", hint=hint)
+
+    def root(self, paths):
+        return root_disk.find(paths)
 
     async def grow_work(self, paths, size_bytes):
         _there(paths.work, f"banger vm delete {paths.state.name}, and create it again")
@@ -59,7 +64,7 @@ class FakeStorage:
         paths.work.write_text(f"{size_bytes}\n")
 
     async def delete(self, paths):
-        for path in (paths.overlay, paths.work):
+        for path in (paths.overlay, paths.overlay_raw, paths.work):
             path.unlink(missing_ok=True)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from banger.host import proc
 from banger.model.errors import GuestNotReadyError, HostLacksError, RefusedError
-from banger.model.machine import VmmExit
+from banger.model.machine import DiskFormat, VmmExit
 from banger.model.process import ProcessIdentity
 from tests.framework.toy import BEHAVIOURS
 
@@ -44,7 +44,7 @@ class Machine:
 class FakeVmm:
     """See `engine.ports.Vmm`. Another one made with the same ``machines`` is the next daemon's."""
 
-    name = "fake"
+    name, root_formats, named_tap = "fake", (DiskFormat.QCOW2, DiskFormat.RAW), False
 
     def __init__(self, machines=None):
         self.machines = {} if machines is None else machines
@@ -88,7 +88,7 @@ class FakeVmm:
 class FakeRunningVmm:
     """See `engine.ports.RunningVmm`; `crash` and `hang` are a test's."""
 
-    vmm, accel = "fake", "tcg"
+    vmm, accel, agent = "fake", "tcg", "serial"
 
     def __init__(self, machine):
         self.machine = machine

@@ -42,7 +42,7 @@ def lease(network):
 
 
 async def test_without_namespaces_auto_falls_back_with_a_warning_in_plain_words(network):
-    attached = await network.attach(lease(network), "auto")
+    attached = await network.attach(lease(network), "auto", named=False)
     assert (attached.mode, attached.tap_fd, attached.lease) == ("qemu-user", None, lease(network))
     assert "127.0.0.1" in attached.warning
     assert NO.why in attached.warning
@@ -53,7 +53,7 @@ async def test_without_namespaces_auto_falls_back_with_a_warning_in_plain_words(
 
 async def test_without_namespaces_user_is_an_error_with_the_next_step(network):
     with pytest.raises(HostLacksError) as caught:
-        await network.attach(lease(network), "user")
+        await network.attach(lease(network), "user", named=False)
     assert (caught.value.detail, caught.value.hint) == (NO.why, NO.hint)
 
 
@@ -85,10 +85,10 @@ async def test_a_missing_program_is_named_with_its_package(tmp_path, monkeypatch
 
 
 async def test_none_is_no_nic_and_bridge_is_an_error_with_the_next_step(network):
-    attached = await network.attach(lease(network), "none")
+    attached = await network.attach(lease(network), "none", named=False)
     assert (attached.mode, attached.lease, attached.tap_fd) == ("none", None, None)
     with pytest.raises(HostLacksError, match="banger-helper") as caught:
-        await network.attach(lease(network), "bridge")
+        await network.attach(lease(network), "bridge", named=False)
     assert "--network user" in caught.value.hint
 
 

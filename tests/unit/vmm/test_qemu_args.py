@@ -8,7 +8,14 @@ import pytest
 from inline_snapshot import snapshot
 
 from banger.model.lease import Lease
-from banger.model.machine import BootStack, LaunchRequest, NetworkAttachment, VmPaths
+from banger.model.machine import (
+    BootStack,
+    DiskFormat,
+    LaunchRequest,
+    NetworkAttachment,
+    RootDisk,
+    VmPaths,
+)
 from banger.model.spec import VmSpec
 from banger.vmm.qemu import args
 from tests.framework.toy import _manifest
@@ -24,7 +31,9 @@ BOOT = BootStack(
     _manifest(0, {}),
 )
 NONE = NetworkAttachment("none", LEASE)
-REQUEST = LaunchRequest("0123456789ab", "box", VmSpec(), BOOT, VmPaths(STATE, Path("/r/v")), NONE)
+PATHS = VmPaths(STATE, Path("/r/v"))
+QCOW2 = RootDisk(PATHS.overlay, DiskFormat.QCOW2)
+REQUEST = LaunchRequest("0123456789ab", "box", VmSpec(), BOOT, PATHS, NONE, QCOW2)
 FDS = args.Descriptors(qmp=5, agent=6, bulk=(7, 8), tap=None)
 
 

@@ -19,7 +19,7 @@ from banger.engine import views
 from banger.engine.machine import Machine
 from banger.engine.verbs import Changes
 from banger.host import fs, proc
-from banger.model.errors import BangerError, HostLacksError
+from banger.model.errors import BangerError
 from banger.model.record import OperationRecord
 from banger.model.spec import Forward, NetworkMode, VmmChoice, VmSpec
 
@@ -36,10 +36,6 @@ def _forwards(values: list[schema.Forward]) -> tuple[Forward, ...]:
 
 
 def _spec(service: Service, data: schema.VmCreate) -> VmSpec:
-    if data.vmm == "firecracker":
-        raise HostLacksError(
-            "this banger has no Firecracker backend yet", hint="leave --vmm out, or: --vmm qemu"
-        )
     image = service.context.images.get(data.image)
     return VmSpec(
         image=image.name,
@@ -233,7 +229,7 @@ class VmController(Controller):
         stats = schema.Stats(
             vmm_cpu_s=cpu_s,
             vmm_rss_bytes=rss_bytes,
-            overlay_bytes=await asyncio.to_thread(fs.allocated_bytes, paths.overlay),
+            overlay_bytes=await asyncio.to_thread(_root_bytes, service, machine),
             work_bytes=await asyncio.to_thread(fs.allocated_bytes, paths.work),
         )
         if machine.guest is not None:
@@ -257,6 +253,11 @@ class VmController(Controller):
             guest_answers.port(item, leads)
             for item in await service.guest(ref).ports(HEALTH_TIMEOUT_S)
         ]
+
+
+def _root_bytes(service: Service, machine: Machine) -> int:
+    disk = service.context.storage.root(machine.paths)
+    return 0 if disk is None else fs.allocated_bytes(disk.path)
 
 
 def _changes(data: schema.VmPatch) -> Changes:

@@ -65,7 +65,7 @@ def build(
         "-chardev", console(paths), "-serial", "chardev:console",
         *_ports(fds),
         "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-device,rng=rng",
-        *_drive("vda", f"format=qcow2,discard=unmap,file={_escape(str(paths.overlay))}"),
+        *_drive("vda", f"format={request.root.format},discard=unmap,file={_escape(str(request.root.path))}"),
         *_drive("vdb", f"format=raw,discard=unmap,file={_escape(str(paths.work))}"),
         *_drive("vdc", f"format=raw,read-only=on,file={_escape(str(paths.identity))}"),
         *_nic(request, fds),

@@ -14,7 +14,7 @@ from banger.host.paths import check_socket_path
 from banger.host.tsc import tsc_khz
 from banger.host.undo import UndoStack
 from banger.model.errors import BangerError, HostLacksError, InvalidInputError, RefusedError
-from banger.model.machine import LaunchRequest, VmPaths
+from banger.model.machine import DiskFormat, LaunchRequest, VmPaths
 from banger.model.process import ProcessIdentity
 from banger.vmm.console import printable_tail
 from banger.vmm.qemu import args
@@ -32,6 +32,8 @@ class QemuVmm:
     """The QEMU backend. ``accel`` is auto, kvm or tcg; ``program`` overrides the QEMU found on PATH."""
 
     name = "qemu"
+    root_formats = (DiskFormat.QCOW2, DiskFormat.RAW)
+    named_tap = False
 
     def __init__(self, *, accel: str = "auto", program: str | None = None) -> None:
         if accel not in {"auto", "kvm", "tcg"}:
@@ -155,7 +157,7 @@ def _check_readable(request: LaunchRequest) -> None:
             f"banger image build {boot.manifest.name} --force",
         ),
         (
-            (paths.overlay, paths.work, paths.identity),
+            (request.root.path, paths.work, paths.identity),
             f"banger vm delete {request.name}, and create it again",
         ),
     ):

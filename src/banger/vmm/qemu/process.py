@@ -26,6 +26,7 @@ class RunningQemu:
     """A started or adopted QEMU; see `engine.ports.RunningVmm`. Make it inside a running event loop."""
 
     vmm = "qemu"
+    agent = "serial"
 
     def __init__(
         self, identity: ProcessIdentity, paths: VmPaths, accel: str, *, log_from_bytes: int = 0
