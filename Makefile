@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` shows banger at work, `make test` passes the tests, both on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lock reference install-user-units uninstall-user-units clean
+.PHONY: help demo test check build runtime-bundle lock reference install-user-units uninstall-user-units clean
 PY := .venv/bin/python
 UNITS := $(or $(XDG_CONFIG_HOME),$(HOME)/.config)/systemd/user
 
@@ -22,6 +22,10 @@ check: ## lint, types, layers and unit tests, in under 90 s
 build: ## wheel and sdist into build/dist, programs that run from here into build/bin
 	@bash scripts/bootstrap.sh run
 	@bash scripts/build.sh
+
+runtime-bundle: ## fetch firecracker and jailer into build/runtime (FROM=file or directory, MANIFEST=file)
+	@bash scripts/bootstrap.sh run
+	@.venv/bin/banger runtime fetch $(if $(FROM),--from "$(FROM)") $(if $(MANIFEST),--manifest "$(MANIFEST)")
 
 lock: ## renew the pinned requirements (needs uv)
 	@bash scripts/lock.sh

@@ -21,6 +21,7 @@ ROOT: dict[str, Entry] = {
     "run": Entry(f"{_C}.run:run", "Make a VM, wait until it is ready, SSH in or run a command."),
     "vm": Entry(f"{_C}.vm:vm", "Make, use, change and remove VMs."),
     "image": Entry(f"{_C}.image:image", "Build and manage images."),
+    "runtime": Entry(f"{_C}.runtime:runtime", "The bundle of firecracker and jailer."),
     "op": Entry(f"{_C}.op:op", "Follow and cancel operations."),
     "daemon": Entry(f"{_C}.daemon:daemon", "The daemon that owns the VMs."),
     "config": Entry(f"{_C}.config:config", "Look at the configuration."),
