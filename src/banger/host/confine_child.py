@@ -22,6 +22,7 @@ from banger.host import landlock, seccomp, syscalls
 
 _MAX_MESSAGE_BYTES = 1 << 18
 _ROOT = "/proc"  # where the new root is put together: there on every host, and no file of a VM is below it
+_JAIL_OPTIONS = "size=32m,nr_inodes=1k,mode=0755"  # Firecracker's program is copied into it
 _ROOT_OPTIONS = "size=1m,nr_inodes=4k,mode=0755"
 _KINDS = {
     "mount": syscalls.CLONE_NEWNS,
@@ -116,10 +117,16 @@ class Child:
 
     def step_become_init(self) -> None:
         """Go on as process 1 of the new namespace, a child of the daemon like the process that ends here."""
+        told, tell = os.pipe()
         pid = syscalls.clone_sibling()
         if pid:
             self.say("pid", str(pid))
+            os.write(tell, b"x")
             os._exit(0)
+        os.close(tell)
+        if not os.read(told, 1):  # the daemon must know the process before it hears that it is ready
+            os._exit(1)
+        os.close(told)
         self._told_pid = True
 
     def step_own_session(self) -> None:
@@ -144,9 +151,9 @@ class Child:
         syscalls.mount("vmm", _ROOT, "tmpfs", flags, _ROOT_OPTIONS)
         os.mkdir(f"{_ROOT}/old", 0o700)
 
-    def step_bind(self, path: str, kind: str) -> None:
+    def step_bind(self, path: str, kind: str, root: str = _ROOT) -> None:
         """``path`` of the host at the same place in the new root."""
-        target = _ROOT + path
+        target = root + path
         os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
         if os.path.isdir(path):
             os.makedirs(target, 0o755, exist_ok=True)
@@ -155,6 +162,20 @@ class Child:
         syscalls.mount(path, target, None, syscalls.MS_BIND | syscalls.MS_REC)
         flags = syscalls.mount_flags(target) | _BIND_FLAGS[kind]
         syscalls.mount("none", target, None, syscalls.MS_BIND | syscalls.MS_REMOUNT | flags)
+
+    def step_join_cgroup(self, directory: str) -> None:
+        """Be limited by a cgroup from here on (cgroup v2: 0 is whoever writes)."""
+        _write(f"{directory}/cgroup.procs", "0")
+
+    def step_enter_network(self, network: str) -> None:
+        """Into a network's namespace, as root of this host."""
+        syscalls.enter(int(network), syscalls.CLONE_NEWNET)
+
+    def step_new_jail(self, base: str) -> None:
+        """A file system for a jail at ``base``, which nobody else sees. Devices and programs work in it; another user may enter."""
+        syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+        syscalls.mount("jail", base, "tmpfs", syscalls.MS_NOSUID, _JAIL_OPTIONS)
+        os.umask(0o022)
 
     def step_close_root(self) -> None:
         """The new root is the only one, and nothing can be written to it."""
