@@ -124,7 +124,9 @@ class Child:
             os.write(tell, b"x")
             os._exit(0)
         os.close(tell)
-        if not os.read(told, 1):  # the daemon must know the process before it hears that it is ready
+        if not os.read(
+            told, 1
+        ):  # the daemon must know the process before it hears that it is ready
             os._exit(1)
         os.close(told)
         self._told_pid = True
