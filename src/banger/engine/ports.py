@@ -89,7 +89,7 @@ class Storage(Protocol):
     """The disks of VMs."""
 
     async def check_image(self, boot: BootStack) -> None:
-        """Raise HostLacksError if a file of the image is missing, truncated or changed in size."""
+        """Raise HostLacksError if a file of the image is missing or has another size, or one of those that boot it other content."""
         ...
 
     async def create(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> str:

@@ -26,7 +26,7 @@ Between = Callable[[], None]
 """Called between the pieces of a long work on a file; what it raises ends the work."""
 
 
-def _go_on() -> None:
+def go_on() -> None:
     """The `Between` that never ends anything."""
 
 
@@ -61,7 +61,7 @@ def remove_tree(path: Path) -> None:
             shutil.rmtree(path)  # noqa: TID251  the one place that may
 
 
-def clone_file(source: Path, target: Path, *, mode: int = 0o600, between: Between = _go_on) -> str:
+def clone_file(source: Path, target: Path, *, mode: int = 0o600, between: Between = go_on) -> str:
     """Copy ``source`` to the new file ``target``: ``"reflink"`` where the file system shares blocks, else ``"sparse"``.
 
     Holes stay holes. On any error nothing is left behind. FileExistsError if ``target`` is there.
@@ -73,7 +73,7 @@ def clone_file(source: Path, target: Path, *, mode: int = 0o600, between: Betwee
         return "sparse"
 
 
-def share_file(source: Path, target: Path, *, between: Between = _go_on) -> str:
+def share_file(source: Path, target: Path, *, between: Between = go_on) -> str:
     """As `clone_file`, of a file that nobody changes any more: where blocks cannot be shared the file itself is, by a ``"link"``.
 
     ``target`` is read-only.
@@ -149,7 +149,7 @@ def _copy_range(source: int, target: int, position: int, count: int) -> int:
     return os.pwrite(target, os.pread(source, min(count, _COPY_BLOCK), position), position)
 
 
-def sparse_digest(path: Path, *, between: Between = _go_on) -> str:
+def sparse_digest(path: Path, *, between: Between = go_on) -> str:
     """SHA-256 in hex over ``offset:u64be data`` of every 64 KiB block of ``path`` that is not all zeros, then its size:u64be.
 
     Equal contents have equal digests wherever their holes are, and 8 GiB of mostly holes take as long as their data.

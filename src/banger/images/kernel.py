@@ -18,6 +18,7 @@ from banger.model.errors import InvalidInputError
 from banger.model.units import format_size
 
 MAX_KERNEL_BYTES = 256 << 20
+HEAD_BYTES = 0x10300  # of a file tell its kind and, in a bzImage, hold the release: a 16-bit pointer leads to it
 _HEADER_BYTES = 0x250
 _OTHER_KERNELS = (  # offset, magic: Documentation/arch/arm64/booting.rst, arch/riscv/boot-image-header.rst, EFI zboot
     (0x38, b"ARM\x64", "an arm64 kernel"),

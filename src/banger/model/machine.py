@@ -65,7 +65,10 @@ class VmPaths:
 
 @dataclass(frozen=True, slots=True)
 class BootStack:
-    """What boots an image: absolute paths and the image's part of the kernel command line."""
+    """What boots an image: absolute paths and the image's part of the kernel command line.
+
+    ``kernel`` is an ELF file; ``bzimage`` is what it came out of, if it did.
+    """
 
     kernel: Path
     initramfs: Path
@@ -73,6 +76,12 @@ class BootStack:
     work_seed: Path
     cmdline: str
     manifest: ImageManifest
+    bzimage: Path | None = None
+
+    @property
+    def pvh_kernel(self) -> Path:
+        """For a VMM that enters an ELF kernel only by PVH (QEMU): the ELF file, or the bzImage if that has no such entry."""
+        return self.kernel if self.manifest.pvh or self.bzimage is None else self.bzimage
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from banger.model.machine import BootStack, VmPaths
 from banger.model.spec import VmSpec
 from banger.model.units import MIB, format_size
 from banger.storage import disk_format
+from banger.storage.boot_check import check_boot_files
 from banger.storage.faults import clear_errors, no_space
 
 RESERVE_BYTES = 64 * MIB  # room that a VM's first minutes surely need
@@ -32,10 +33,11 @@ class QcowStorage:
     """See `engine.ports.Storage`."""
 
     async def check_image(self, boot: BootStack) -> None:
-        """Every file of the image is there with the size that its manifest states."""
+        """Every file of the image is there with the size that its manifest states, and what boots it belongs together."""
         for path in _image_files(boot):
             entry = boot.manifest.files.get(path.name)
             _check_size(path, entry.size_bytes if entry else None, _rebuild(boot))
+        await in_thread(check_boot_files, boot)
 
     async def verify_image(self, boot: BootStack) -> None:
         """As `check_image`, and every byte is as it was built: reads all of it, seconds an image."""
@@ -117,7 +119,7 @@ def _image_files(boot: BootStack) -> tuple[Path, ...]:
 
 
 def _rebuild(boot: BootStack) -> str:
-    return f"banger image build {boot.manifest.name} --force"
+    return boot.manifest.remedy
 
 
 def _delete(paths: VmPaths) -> str:
