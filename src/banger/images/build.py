@@ -172,7 +172,8 @@ class Build:
 
     def _write_initramfs(self, parts: RootParts) -> None:
         init = (payload_dir() / "init").read_bytes()
-        (self.work / "initramfs.img").write_bytes(make_initramfs(parts, init))
+        modules = {path: parts.modules[path] for path in parts.module_order}
+        (self.work / "initramfs.img").write_bytes(make_initramfs(parts.busybox, modules, init))
 
     def _seal(self, parts: RootParts, kernel: Kernel) -> ImageManifest:
         rest = [name for name in FILES if name not in kernel.files]

@@ -111,9 +111,11 @@ FORMATS = {
 }
 """In every format but lz4 the data says where it ends, and what lies behind is left alone."""
 
+STREAM_ERRORS = (zlib.error, lzma.LZMAError, zstd.ZstdError, EOFError)
+"""What the libraries raise at damaged data, beside OSError and ValueError."""
 _DAMAGED = (
-    *(zlib.error, lzma.LZMAError, zstd.ZstdError, lz4.block.LZ4BlockError, ValueError),
-    *(struct.error, CommandFailedError),
+    *STREAM_ERRORS,
+    *(lz4.block.LZ4BlockError, ValueError, struct.error, CommandFailedError),
 )
 
 
