@@ -9,15 +9,21 @@ from pathlib import Path
 import msgspec
 
 from banger.host import fs
-from banger.images.boot_files import VMLINUX, VMLINUZ, known_kernels
+from banger.host.threads import in_thread
+from banger.images.boot_files import VMLINUX, VMLINUZ, Known, known_kernels
 from banger.images.build import SPACE_BYTES, Build, Progress, inputs_digest
+from banger.images.ext4 import check_ext4
+from banger.images.inputs import check_inputs, clear_errors, needed_bytes
 from banger.images.recipe import load_recipe
+from banger.images.register import Register
+from banger.images.root_facts import check_root
 from banger.images.seal import MANIFEST
 from banger.images.workshop import Workshop
-from banger.model.errors import HostLacksError, InvalidInputError, NotFoundError
+from banger.model.errors import HostLacksError, InvalidInputError, NotFoundError, RefusedError
 from banger.model.ids import ID_LENGTH, check_name, is_id
 from banger.model.machine import BootStack
 from banger.model.manifest import ImageManifest
+from banger.model.registration import Registration
 
 _DETAIL_CHARS = 3000
 _OLD_NAME_CHARS = 63 - 1 - ID_LENGTH
@@ -120,13 +126,55 @@ class ImageCatalog:
 
         async def fill(work: Path) -> ImageManifest:
             log = self._log(image_name)
-            known = known_kernels((image, self._dir / image.id) for image in self.list())
             build = Build(
-                loaded, image_name, self._mirror, work, log, progress, self._agent, recipe, known
+                loaded,
+                image_name,
+                self._mirror,
+                work,
+                log,
+                progress,
+                self._agent,
+                recipe,
+                self._known(),
             )
             return await _run(build)
 
         return await self._workshop.make(SPACE_BYTES, fill, self._rename_older)
+
+    async def check_registration(self, wish: Registration) -> None:
+        """Look at all that was given, as far as that is quick; see `engine.ports.Images`."""
+        taken = next((image for image in self.list() if image.name == wish.name), None)
+        if taken is not None and not wish.replace:
+            raise RefusedError(
+                f"image name {wish.name!r} is taken",
+                hint=f"choose another --name, or add --replace: then {taken.id} is called {_old_name(taken)}",
+            )
+        if wish.base is not None:
+            self.get(wish.base)
+        await in_thread(check_inputs, wish)
+        if wish.rootfs is not None:
+            await check_ext4(wish.rootfs, "rootfs")
+            await check_root(wish.rootfs)
+        if wish.work_seed is not None:
+            await check_ext4(wish.work_seed, "work-seed")
+
+    async def register(self, wish: Registration, *, progress: Progress) -> ImageManifest:
+        """Make an image out of files that are there; see `engine.ports.Images`."""
+        await _await(progress("validate", wish.name))
+        await self.check_registration(wish)
+        base = self.get(wish.base) if wish.base is not None else None
+        fs.make_private_dir(self._dir)
+
+        async def fill(work: Path) -> ImageManifest:
+            directory = self._dir / base.id if base is not None else None
+            return await Register(wish, base, directory, self._known(), work, progress).run()
+
+        with clear_errors(self._dir):
+            needed = await in_thread(needed_bytes, wish, self._dir)
+            return await self._workshop.make(needed, fill, self._rename_older)
+
+    def _known(self) -> Known:
+        return known_kernels((image, self._dir / image.id) for image in self.list())
 
     def _whole(self, manifest: ImageManifest) -> bool:
         directory = self._dir / manifest.id
@@ -145,8 +193,7 @@ class ImageCatalog:
         """Give others of this name, if any, the name ``<name>-<id>``; until then `get` prefers the newest."""
         for other in self.list():
             if other.name == manifest.name and other.id != manifest.id:
-                short = other.name[:_OLD_NAME_CHARS].rstrip("-")
-                renamed = replace(other, name=f"{short}-{other.id}")
+                renamed = replace(other, name=_old_name(other))
                 path = self._dir / other.id / MANIFEST
                 fs.write_atomic(path, msgspec.json.format(msgspec.json.encode(renamed)), mode=0o644)
 
@@ -164,6 +211,12 @@ class ImageCatalog:
     def allocated_bytes(self, image_id: str) -> int:
         """What the image's files take on disk."""
         return sum(fs.allocated_bytes(path) for path in (self._dir / image_id).glob("*"))
+
+
+def _old_name(image: ImageManifest) -> str:
+    """What an image is called when another one takes its name."""
+    short = image.name[:_OLD_NAME_CHARS].rstrip("-")
+    return f"{short}-{image.id}"
 
 
 async def _run(build: Build) -> ImageManifest:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from banger.model.lease import Lease
-from banger.model.manifest import ImageManifest
+from banger.model.manifest import ImageManifest, Service
 from banger.model.spec import VmSpec
 
 
@@ -122,12 +122,13 @@ class VmmExit:
 
 @dataclass(frozen=True, slots=True)
 class IdentityRequest:
-    """What the identity drive says to the guest. ``lease`` None: no network."""
+    """What the identity drive says to the guest. ``lease`` None: no network; ``services`` None: those of its own root file system."""
 
     vm_id: str
     name: str
     lease: Lease | None
     mtu: int | None = None
+    services: tuple[Service, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,11 @@ import shlex
 from dataclasses import dataclass, field
 
 MANIFEST_VERSION = 1
+MAX_CMDLINE_CHARS = (
+    512  # of the 2048 that x86 kernels take, the VMM's and banger's own part included
+)
+CMDLINE_PATTERN = "[ -~]*"
+SERVICE_PATTERN = "[a-z0-9][a-z0-9.-]{0,62}"
 
 
 @dataclass(frozen=True, slots=True)
