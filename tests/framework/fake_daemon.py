@@ -249,6 +249,26 @@ class FakeDaemon:
             lambda: self.images.append(image),
         )
 
+    def register(self, body, **_):
+        wish = msgspec.json.decode(body, type=schema.ImageRegister)
+        if any(image.name == wish.name for image in self.images) and not wish.replace:
+            raise RefusedError(f"image name {wish.name!r} is taken", hint="add --replace")
+        if wish.base is not None:
+            self.find(self.images, wish.base, "image")
+        for option in ("rootfs", "kernel", "initramfs", "work_seed"):
+            path = getattr(wish, option)
+            if path is not None and not Path(path).exists():
+                raise NotFoundError(f"{option} {path} does not exist", hint=f"ls -l {path}")
+        self.last_registration = wish
+        image = an_image(wish.name)
+        return 202, self.begin(
+            "image.register",
+            image.id,
+            image.name,
+            ["validate", "kernel", "initramfs", "rootfs", "seed", "seal"],
+            lambda: self.images.append(image),
+        )
+
     def delete_image(self, ref, **_):
         image = self.find(self.images, ref, "image")
         if image.used_by:
@@ -328,6 +348,7 @@ class FakeDaemon:
         routes.VM_FILES_PUT: put_files,
         routes.IMAGES_LIST: lambda self, **_: (200, self.images),
         routes.IMAGES_BUILD: build,
+        routes.IMAGES_REGISTER: register,
         routes.IMAGE_SHOW: lambda self, ref, **_: (200, self.find(self.images, ref, "image")),
         routes.IMAGE_DELETE: delete_image,
         routes.OPERATIONS_LIST: lambda self, query, **_: (

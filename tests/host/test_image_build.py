@@ -170,6 +170,8 @@ async def test_a_build_makes_every_file_and_a_manifest_that_tells_the_truth(toy,
     assert (directory / "vmlinux").read_bytes() == KERNEL
     assert extract_vmlinux((directory / "vmlinuz").read_bytes()) == KERNEL
     assert (made.kernel_release, made.packages, made.cmdline) == (RELEASE, {"bash": "5.2"}, "rw")
+    assert (made.recipe, made.pvh) == (str(place / "images-of" / "toy.toml"), True)
+    assert made.kernel_digest == made.files["vmlinuz"].digest
     assert (
         json.loads((directory / "manifest.json").read_text())["inputs_digest"] == made.inputs_digest
     )
@@ -190,6 +192,19 @@ async def test_a_build_makes_every_file_and_a_manifest_that_tells_the_truth(toy,
     assert argv[-3] == "bookworm"
     assert "--include=bash" in argv
     assert "I: pretending" in (place / "logs" / "image-toy.log").read_text()
+
+
+async def test_a_kernel_that_another_image_has_is_taken_from_there(toy, place):
+    recipe, said = toy(), []
+    catalog = ImageCatalog(place / "images", place / "logs")
+    for name in ("one", "two"):
+        said.clear()
+        made = await catalog.build(
+            recipe, name=name, force=False, progress=lambda *words: said.append(words)
+        )
+        kernel = [detail for stage, detail in said if stage == "kernel"][-1]
+        assert ("of another image" in kernel) == (name == "two")
+        assert (place / "images" / made.id / "vmlinux").read_bytes() == KERNEL
 
 
 async def test_no_mirror_is_named_unless_one_is_set(toy, place):
@@ -294,6 +309,13 @@ async def test_a_missing_tool_is_told_with_its_package(monkeypatch, tmp_path):
     with pytest.raises(HostLacksError, match="mmdebstrap") as raised:
         await build_module.check_host()
     assert "apt-get install mmdebstrap" in raised.value.hint
+
+
+async def test_removing_what_is_ones_own_needs_no_namespace(place, monkeypatch):
+    monkeypatch.setattr(sandbox, "sandboxed", lambda argv: ["false"])
+    (place / "victim" / "inner").mkdir(parents=True)
+    await remove_mapped(place / "victim")
+    assert not (place / "victim").exists()
 
 
 async def test_removing_waits_for_somebody_who_still_writes(place):

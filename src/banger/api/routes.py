@@ -48,6 +48,7 @@ VM_PROXY = Route(
 )  # ?port=22, binary messages are the bytes of the stream
 IMAGES_LIST = Route("GET", f"{PREFIX}/images")
 IMAGES_BUILD = Route("POST", f"{PREFIX}/images/build")
+IMAGES_REGISTER = Route("POST", f"{PREFIX}/images/register")
 IMAGE_SHOW = Route("GET", f"{PREFIX}/images/{{ref}}")
 IMAGE_DELETE = Route("DELETE", f"{PREFIX}/images/{{ref}}")
 OPERATIONS_LIST = Route("GET", f"{PREFIX}/operations")

@@ -47,6 +47,7 @@ CALLS = {
     routes.VM_PROXY: lambda c: c.proxy("web", 7).close(),
     routes.IMAGES_LIST: lambda c: c.images(),
     routes.IMAGES_BUILD: lambda c: c.build_image(schema.ImageBuild()),
+    routes.IMAGES_REGISTER: lambda c: c.register_image(schema.ImageRegister("mine", base="debian")),
     routes.IMAGE_SHOW: lambda c: c.image("debian"),
     routes.IMAGE_DELETE: lambda c: c.delete_image("debian"),
     routes.OPERATIONS_LIST: lambda c: c.operations(limit=3),
