@@ -48,6 +48,13 @@ async def test_ssh_gets_a_forward_without_being_asked(engine, world):
     assert forward.host_port in world.ports
 
 
+async def test_the_network_is_told_who_may_go_out(engine, world):
+    await make(engine, "in", VmSpec(disk_bytes=1 << 30, nat=False))
+    await make(engine, "out")
+    outward = {engine.resolve(name).id: name == "out" for name in ("in", "out")}
+    assert world.outward == outward
+
+
 async def test_a_vm_without_network_has_no_forward(engine, world):
     await make(engine, spec=VmSpec(disk_bytes=1 << 30, network=NetworkMode.NONE))
     assert world.ports == set()
