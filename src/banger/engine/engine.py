@@ -140,8 +140,8 @@ class Engine:
         )
 
     def stop(self, machine: Machine, timeout_s: float | None, *, force: bool) -> OperationRecord:
-        """Begin vm.stop."""
-        job_s = timeout_s or self.context.timeouts.shutdown_s
+        """Begin vm.stop; the guest has ``timeout_s`` to shut down (None: the default)."""
+        job_s = self.context.timeouts.shutdown_s if timeout_s is None else timeout_s
         return self._ask(
             machine,
             Verb.STOP,
@@ -186,7 +186,7 @@ class Engine:
         return record
 
     def _job(self, ready_s: float | None) -> Job:
-        return Job(ready_s or self.context.timeouts.ready_s)
+        return Job(self.context.timeouts.ready_s if ready_s is None else ready_s)
 
     def _begin(self, machine: Machine, verb: Verb) -> OperationRun:
         return self.context.board.begin(

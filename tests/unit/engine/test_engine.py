@@ -191,6 +191,19 @@ async def test_a_guest_that_ignores_shutdown_is_ended_and_the_stage_says_so(engi
     assert world.vmms == {}
 
 
+async def test_a_guest_gets_the_time_to_shut_down_that_was_asked_for_also_above_the_default(
+    engine, world
+):
+    await make(engine)
+    world.obeys = False
+    machine = engine.resolve("one")
+    vmm = machine.vmm
+    asyncio.get_running_loop().call_later(0.6, vmm.end, "guest-shutdown")  # the default is 0.3 s
+    stopped = await finished(engine, engine.stop(machine, 5, force=False))
+    assert stopped.stages[0].detail == ""
+    assert 0.5 < stopped.stages[0].duration_ms / 1000 < 4
+
+
 async def test_stop_cuts_a_hanging_start_short(engine, world):
     await make(engine)
     machine = engine.resolve("one")
