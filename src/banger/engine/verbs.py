@@ -17,6 +17,7 @@ from banger.engine.ports import RunningVmm
 from banger.engine.stages import close_tap, save_copy, write_identity
 from banger.engine.steps import Job, perform
 from banger.host.undo import UndoStack
+from banger.model import clock
 from banger.model.errors import BangerError, GuestNotReadyError, RefusedError, VmmDiedError
 from banger.model.record import ErrorRecord
 from banger.model.spec import Forward
@@ -186,11 +187,25 @@ async def pause(machine: Machine, run: OperationRun) -> None:
     machine.enter(VmState.PAUSED)
 
 
-async def resume(machine: Machine, run: OperationRun) -> None:
-    """Let the guest's vCPUs run again."""
+async def resume(context: Context, machine: Machine, run: OperationRun) -> None:
+    """Let the guest's vCPUs run again, and set its clock, which stood still meanwhile."""
     async with run.stage("vmm"):
         await _vmm(machine).resume()
     machine.enter(VmState.RUNNING)
+    async with run.stage("clock") as stage:
+        stage.detail = await _set_clock(context, machine)
+
+
+async def _set_clock(context: Context, machine: Machine) -> str:
+    """Why the guest's clock could not be set; "" if it was. A guest whose agent is silent runs on all the same."""
+    if machine.guest is None:
+        return "not set: the guest has no agent"
+    try:
+        await machine.guest.set_clock(clock.epoch_ms(), context.timeouts.agent_call_s)
+    except (BangerError, OSError, TimeoutError) as error:
+        log.info("VM %s: its clock was not set: %s", machine.id, error)
+        return f"not set: {error}"
+    return ""
 
 
 def _vmm(machine: Machine) -> RunningVmm:
