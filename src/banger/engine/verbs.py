@@ -96,9 +96,31 @@ async def stop(
         async with run.stage("vmm"):
             await undo_effects(context, machine, RUN_EFFECTS)
     except BaseException as error:
-        machine.enter(VmState.FAILED, error=ErrorRecord.of(error))
+        await _not_stopped(context, machine, error)
         raise
     machine.enter(VmState.STOPPED)
+
+
+async def _not_stopped(context: Context, machine: Machine, error: BaseException) -> None:
+    """After a stop that broke off: a VM whose VMM is still there runs; of another nothing is left, as far as that can be done."""
+    if machine.vmm is not None and machine.exited is not None and not machine.exited.done():
+        paused = await vmm_status(machine.vmm) == "paused"
+        machine.enter(VmState.PAUSED if paused else VmState.RUNNING, error=ErrorRecord.of(error))
+        return
+    try:
+        await undo_effects(context, machine, RUN_EFFECTS)
+    except Exception as again:  # noqa: BLE001  the first error is the one that is told
+        log.warning("VM %s: cleaning up after it was not stopped failed: %s", machine.id, again)
+    machine.enter(VmState.FAILED, error=ErrorRecord.of(error))
+
+
+async def vmm_status(vmm: RunningVmm) -> str | None:
+    """What a VMM says of itself (``running``, ``paused``), None if it does not answer."""
+    try:
+        return await vmm.status()
+    except (BangerError, OSError) as error:
+        log.info("VMM of pid %d does not say how it is: %s", vmm.identity.pid, error)
+        return None
 
 
 async def _shut_down(context: Context, machine: Machine, job: Job, *, resume: bool) -> str:
@@ -184,14 +206,14 @@ async def pause(machine: Machine, run: OperationRun) -> None:
     """Stop the guest's vCPUs; memory stays."""
     async with run.stage("vmm"):
         await _vmm(machine).pause()
-    machine.enter(VmState.PAUSED)
+        machine.enter(VmState.PAUSED)
 
 
 async def resume(context: Context, machine: Machine, run: OperationRun) -> None:
     """Let the guest's vCPUs run again, and set its clock, which stood still meanwhile."""
     async with run.stage("vmm"):
         await _vmm(machine).resume()
-    machine.enter(VmState.RUNNING)
+        machine.enter(VmState.RUNNING)
     async with run.stage("clock") as stage:
         stage.detail = await _set_clock(context, machine)
 
