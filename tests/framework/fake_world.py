@@ -82,9 +82,9 @@ class FakeVmm:
 
     async def launch(self, request):
         self.world.may_fail("vmm")
-        vmm = FakeRunningVmm(
-            self.world, request.paths, ProcessIdentity(2**22 + 1, 1, proc.boot_id())
-        )
+        self.world.launched += 1
+        pid = 2**22 + self.world.launched  # above every real one
+        vmm = FakeRunningVmm(self.world, request.paths, ProcessIdentity(pid, 1, proc.boot_id()))
         self.world.vmms[request.paths.runtime] = vmm
         request.paths.console_log.write_bytes(
             b"banger: booted\nhello from the guest\n" if self.world.boots else b"stuck\n"
@@ -307,6 +307,7 @@ class World:
         self.directory = directory
         self.vmms, self.taps, self.ports, self.known_hosts = {}, set(), set(), {}
         self.clocks_ms = []
+        self.launched = 0
         self.foreign_ports, self.outward = set(), {}
         self.fail_at, self.hang_at = set(), set()
         self.hanging = asyncio.Event()

@@ -24,6 +24,7 @@ from banger.model.spec import Forward
 from banger.model.state import VmState, not_running
 
 log = logging.getLogger(__name__)
+STATUS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +118,9 @@ async def _not_stopped(context: Context, machine: Machine, error: BaseException)
 async def vmm_status(vmm: RunningVmm) -> str | None:
     """What a VMM says of itself (``running``, ``paused``), None if it does not answer."""
     try:
-        return await vmm.status()
-    except (BangerError, OSError) as error:
+        async with asyncio.timeout(STATUS_S):
+            return await vmm.status()
+    except (BangerError, OSError, TimeoutError) as error:
         log.info("VMM of pid %d does not say how it is: %s", vmm.identity.pid, error)
         return None
 

@@ -8,7 +8,7 @@ import pytest
 from banger.engine.plans import CREATE
 from banger.engine.reconcile import reconcile
 from banger.engine.verbs import Changes
-from banger.host import faults
+from banger.host import faults, proc
 from banger.model.errors import InvalidInputError, NotFoundError, RefusedError
 from banger.model.spec import Forward, NetworkMode, VmSpec
 from banger.model.state import OperationState, VmState
@@ -411,6 +411,37 @@ async def test_vms_are_recovered_from_their_directories_when_the_database_is_los
     assert machine.state is VmState.STOPPED
     assert machine.lease == lease
     assert (await finished(again, again.start(machine, None))).state is OperationState.SUCCEEDED
+    await again.close()
+    again.context.store.close()
+
+
+async def test_running_vms_are_adopted_though_the_database_was_lost(engine, world, monkeypatch):
+    await make(engine, "runs")
+    await make(engine, "sleeps")
+    await make(engine, "stopped")
+    await finished(engine, engine.pause(engine.resolve("sleeps")))
+    await finished(engine, engine.stop(engine.resolve("stopped"), None, force=True))
+    before = {machine.name: machine.record for machine in engine.machines()}
+    await engine.close()
+    engine.context.store.close()
+    world.ports.clear()
+    (world.directory / "banger.db").unlink()
+    alive = {vmm.identity for vmm in world.vmms.values()}
+    monkeypatch.setattr(proc, "alive", lambda identity: identity in alive)
+    again = world.engine()
+    said = await reconcile(again)
+    states = {machine.name: machine.state for machine in again.machines()}
+    assert states == {
+        "runs": VmState.RUNNING, "sleeps": VmState.PAUSED, "stopped": VmState.STOPPED,
+    }  # fmt: skip
+    assert len(world.vmms) == 2
+    assert again.resolve("runs").record.forwards == before["runs"].forwards
+    assert sum(": adopted, pid" in sentence for sentence in said) == 2
+    for name in before:
+        deleted = await finished(again, again.delete(again.resolve(name)))
+        assert deleted.state is OperationState.SUCCEEDED
+    assert world.vmms == {}
+    assert again.context.store.ledger() == []
     await again.close()
     again.context.store.close()
 
