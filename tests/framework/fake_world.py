@@ -250,8 +250,14 @@ class FakeGuest:
         self.world, self.paths = world, paths
 
     async def wait_connected(self, timeout_s):
-        await self.world.may_hang("agent")
-        self.world.may_fail("agent")
+        self.world.booting += 1
+        self.world.most_at_once = max(self.world.most_at_once, self.world.booting)
+        try:
+            await self.world.may_hang("agent")
+            self.world.may_fail("agent")
+            await asyncio.sleep(0)
+        finally:
+            self.world.booting -= 1
 
     async def healthz(self, timeout_s=2.0):
         if not self.world.agent_answers:
@@ -307,7 +313,7 @@ class World:
         self.directory = directory
         self.vmms, self.taps, self.ports, self.known_hosts = {}, set(), set(), {}
         self.clocks_ms = []
-        self.launched = 0
+        self.launched = self.booting = self.most_at_once = 0
         self.foreign_ports, self.outward = set(), {}
         self.fail_at, self.hang_at = set(), set()
         self.hanging = asyncio.Event()

@@ -231,11 +231,32 @@ async def test_delete_cuts_a_hanging_create_short_and_succeeds(engine, world):
     assert world.inventory() == before
 
 
-async def test_twenty_creates_at_once_all_succeed_two_at_a_time(engine):
+async def test_twenty_creates_at_once_all_succeed_two_at_a_time(engine, world):
     runs = [engine.create(f"vm-{n}", "debian", SPEC, start=True, ready_s=None) for n in range(20)]
     records = await asyncio.wait_for(asyncio.gather(*(run.wait() for run in runs)), 20)
     assert {record.state for record in records} == {OperationState.SUCCEEDED}
+    assert world.most_at_once == 2
+    queued = [r for r in records if "queued" in r.stages[CREATE_STAGES.index("network")].detail]
+    assert len(queued) == 18
     assert len({machine.lease.ip for machine in engine.machines()}) == 20
+
+
+async def test_a_vm_that_waits_for_others_to_boot_says_so_meanwhile(engine, world):
+    world.hang_at = {"agent"}
+    first = [engine.create(name, "debian", SPEC, start=True, ready_s=None) for name in "ab"]
+    waiting = engine.create("c", "debian", SPEC, start=True, ready_s=None)
+    async with asyncio.timeout(5):
+        async for stage, _ in waiting.watch():
+            if stage is not None and stage.detail.startswith("queued"):
+                break
+    assert stage.name == "network"
+    assert waiting.record.stages[-1].detail.startswith("queued")
+    world.hang_at = set()
+    for run in first:
+        run.cancel()
+    record = await asyncio.wait_for(waiting.wait(), 10)
+    assert record.state is OperationState.SUCCEEDED
+    assert "user, queued " in record.stages[CREATE_STAGES.index("network")].detail
 
 
 async def test_a_taken_name_and_a_taken_port_are_refused(engine, world):
