@@ -84,9 +84,9 @@ class FakeVmm:
 
     async def launch(self, request):
         self.world.may_fail("vmm")
-        vmm = FakeRunningVmm(
-            self.world, request.paths, ProcessIdentity(2**22 + 1, 1, proc.boot_id())
-        )
+        self.world.launched += 1
+        pid = 2**22 + self.world.launched  # above every real one
+        vmm = FakeRunningVmm(self.world, request.paths, ProcessIdentity(pid, 1, proc.boot_id()))
         self.world.vmms[request.paths.runtime] = vmm
         request.paths.console_log.write_bytes(
             b"banger: booted\nhello from the guest\n" if self.world.boots else b"stuck\n"
@@ -149,8 +149,9 @@ class FakeNetwork:
             "10.0.255.3",
         )
 
-    async def attach(self, lease, mode, *, named):
+    async def attach(self, lease, mode, *, named, outward=True):
         self.world.taps.add(lease.vm_id)
+        self.world.outward[lease.vm_id] = outward
         self.world.may_fail("network")
         return NetworkAttachment("none" if mode == "none" else "user", lease)
 
@@ -270,8 +271,14 @@ class FakeGuest:
         self.world, self.paths = world, paths
 
     async def wait_connected(self, timeout_s):
-        await self.world.may_hang("agent")
-        self.world.may_fail("agent")
+        self.world.booting += 1
+        self.world.most_at_once = max(self.world.most_at_once, self.world.booting)
+        try:
+            await self.world.may_hang("agent")
+            self.world.may_fail("agent")
+            await asyncio.sleep(0)
+        finally:
+            self.world.booting -= 1
 
     async def healthz(self, timeout_s=2.0):
         if not self.world.agent_answers:
@@ -305,6 +312,10 @@ class FakeGuest:
         async for _ in tar:
             pass
 
+    async def set_clock(self, epoch_ms, timeout_s=2.0):
+        await self.healthz()
+        self.world.clocks_ms.append(epoch_ms)
+
     async def shutdown(self, *, reboot=False):
         if not self.world.agent_answers:
             raise GuestNotReadyError("the agent did not answer")
@@ -322,8 +333,9 @@ class World:
     def __init__(self, directory):
         self.directory = directory
         self.vmms, self.taps, self.ports, self.known_hosts = {}, set(), set(), {}
-        self.foreign_ports = set()
-        self.identities = []
+        self.clocks_ms, self.identities = [], []
+        self.launched = self.booting = self.most_at_once = 0
+        self.foreign_ports, self.outward = set(), {}
         self.fail_at, self.hang_at = set(), set()
         self.hanging = asyncio.Event()
         self.boots = self.agent_answers = self.obeys = True

@@ -13,8 +13,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from banger.engine.ports import Store
+from banger.host import faults
 from banger.model import clock
-from banger.model.errors import CancelledOperationError, NotFoundError, RefusedError
+from banger.model.errors import (
+    BangerError,
+    CancelledOperationError,
+    NotFoundError,
+    RefusedError,
+)
 from banger.model.ids import new_id
 from banger.model.record import ErrorRecord, OperationRecord, StageRecord
 from banger.model.state import OperationState
@@ -26,10 +32,16 @@ WATCH_BACKLOG = 256
 
 
 class StageHandle:
-    """What a running stage may say about itself."""
+    """What a running stage may say about itself: ``detail`` at its end, `say` at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, show: Callable[[str], None]) -> None:
         self.detail = ""
+        self._show = show
+
+    def say(self, detail: str) -> None:
+        """Set ``detail`` and tell watchers now."""
+        self.detail = detail
+        self._show(detail)
 
 
 class OperationRun:
@@ -43,6 +55,7 @@ class OperationRun:
         self._watchers: set[asyncio.Queue[Event]] = set()
         self._done = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._unsaved = False
         store.insert_operation(record)
 
     @property
@@ -54,13 +67,14 @@ class OperationRun:
         """Run ``work()`` (a coroutine function) as a task of its own that `cancel` can end, then record the outcome."""
         if self.record.state.final:
             return
-        self._change(replace(self.record, state=OperationState.RUNNING))
-        self._task = asyncio.create_task(work())
         try:
+            self._change(replace(self.record, state=OperationState.RUNNING))
+            self._task = asyncio.create_task(work())
             await asyncio.shield(self._task)
             self.finish(OperationState.SUCCEEDED)
         except asyncio.CancelledError:
-            if not self._task.cancelled():  # the daemon ends: let the operation undo what it made
+            if self._task is not None and not self._task.cancelled():
+                # the daemon ends: let the operation undo what it made
                 self._task.cancel()
                 await asyncio.wait({self._task})
                 self._finish_cancelled()
@@ -80,12 +94,12 @@ class OperationRun:
 
     @asynccontextmanager
     async def stage(self, name: str) -> AsyncIterator[StageHandle]:
-        """Record the block as stage ``name``; its outcome is the block's."""
+        """Record the block as stage ``name``; its outcome is the block's. Trace points: ``<kind>.<name>.before`` and ``.after``."""
         seq = len(self.record.stages)
         started_ms = clock.monotonic_ms()
         stage = StageRecord(name, OperationState.RUNNING, clock.now())
         self._put(seq, stage)
-        handle = StageHandle()
+        handle = StageHandle(lambda detail: self._show(seq, replace(stage, detail=detail)))
 
         def close(state: OperationState) -> None:
             duration_ms = round(clock.monotonic_ms() - started_ms, 3)
@@ -94,7 +108,9 @@ class OperationRun:
             )
 
         try:
+            await faults.point(f"{self.record.kind}.{name}.before")
             yield handle
+            await faults.point(f"{self.record.kind}.{name}.after")
         except asyncio.CancelledError:
             close(OperationState.CANCELLED)
             raise
@@ -104,12 +120,25 @@ class OperationRun:
         close(OperationState.SUCCEEDED)
 
     def finish(self, state: OperationState, error: ErrorRecord | None = None) -> None:
-        """Record the outcome; the first one counts."""
+        """Record the outcome; the first one counts. A store that cannot be written is tried again by `settled`."""
         if self.record.state.final:
             return
         duration_ms = round(clock.monotonic_ms() - self._started_ms, 3)
-        self._change(replace(self.record, state=state, error=error, duration_ms=duration_ms))
+        self.record = replace(self.record, state=state, error=error, duration_ms=duration_ms)
+        self._unsaved = True
+        self.settled()
+        self._tell(None)
         self._done.set()
+
+    def settled(self) -> bool:
+        """Whether it is over and the store knows: then nobody needs this object any more."""
+        if self._unsaved:
+            try:
+                self._store.update_operation(self.record)
+                self._unsaved = False
+            except BangerError as error:
+                log.warning("outcome of operation %s is not stored: %s", self.id, error)
+        return self.record.state.final and not self._unsaved
 
     def retarget(self, target: str, target_name: str) -> None:
         """Name what the operation works on, once it is known (an image gets its id at the end of its build)."""
@@ -154,10 +183,18 @@ class OperationRun:
             self._watchers.discard(queue)
 
     def _put(self, seq: int, stage: StageRecord) -> None:
-        stages = (*self.record.stages[:seq], stage, *self.record.stages[seq + 1 :])
-        self.record = replace(self.record, stages=stages)
+        self._keep(seq, stage)
         self._store.put_stage(self.id, seq, stage)
         self._tell(stage)
+
+    def _show(self, seq: int, stage: StageRecord) -> None:
+        """As `_put`, for what need not be stored: it will be over soon."""
+        self._keep(seq, stage)
+        self._tell(stage)
+
+    def _keep(self, seq: int, stage: StageRecord) -> None:
+        stages = (*self.record.stages[:seq], stage, *self.record.stages[seq + 1 :])
+        self.record = replace(self.record, stages=stages)
 
     def _change(self, record: OperationRecord) -> None:
         self.record = record
@@ -186,9 +223,7 @@ class Board:
             new_id(), kind, target, target_name, OperationState.PENDING, clock.now()
         )
         run = OperationRun(self._store, record, cancellable=cancellable)
-        self._live = {
-            key: value for key, value in self._live.items() if not value.record.state.final
-        }
+        self._live = {key: value for key, value in self._live.items() if not value.settled()}
         self._live[run.id] = run
         return run
 

@@ -161,10 +161,13 @@ class Network(Protocol):
         """A free lease (pure); RefusedError if the range is used up."""
         ...
 
-    async def attach(self, lease: Lease, mode: str, *, named: bool) -> NetworkAttachment:
+    async def attach(
+        self, lease: Lease, mode: str, *, named: bool, outward: bool = True
+    ) -> NetworkAttachment:
         """Give the VM its TAP, with its filter entries, starting the network if need be.
 
-        With ``named`` the TAP is not handed over open but waits in the namespaces of the attachment.
+        With ``named`` the TAP is not handed over open but waits in the namespaces of the attachment. Without ``outward`` the guest reaches
+        nothing outside, not even the name server; forwards lead to it all the same.
         """
         ...
 
@@ -239,6 +242,10 @@ class Guest(Protocol):
         ...
 
     async def proxy(self, port: int) -> Stream: ...
+    async def set_clock(self, epoch_ms: int, timeout_s: float = 2.0) -> None:
+        """Set the guest's clock, which stood still while its vCPUs did."""
+        ...
+
     async def shutdown(self, *, reboot: bool = False) -> None: ...
     async def close(self) -> None: ...
 

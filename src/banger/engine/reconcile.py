@@ -16,7 +16,9 @@ from banger.engine.context import Context
 from banger.engine.effects import EFFECTS, RUN_EFFECTS, undo_effects
 from banger.engine.engine import Engine
 from banger.engine.machine import Machine
+from banger.engine.ports import RunningVmm
 from banger.engine.stages import open_forwards
+from banger.engine.verbs import vmm_status
 from banger.host import proc
 from banger.model.errors import BangerError
 from banger.model.ids import is_id
@@ -110,8 +112,17 @@ async def _adopt(context: Context, machine: Machine) -> bool:
         await open_forwards(context, machine)
     except BangerError as error:
         log.warning("VM %s: its forwards could not be opened again: %s", machine.id, error)
+    await _look_at_vmm(machine, vmm)
     machine.checker = asyncio.create_task(check_ready(machine), name=f"ready? {machine.id}")
     return True
+
+
+async def _look_at_vmm(machine: Machine, vmm: RunningVmm) -> None:
+    """Whether it is paused is what the VMM says: the daemon before may have ended between telling it and writing it down."""
+    status = await vmm_status(vmm)
+    state = {"running": VmState.RUNNING, "paused": VmState.PAUSED}.get(status or "")
+    if state is not None and state is not machine.state:
+        machine.enter(state)
 
 
 async def check_ready(machine: Machine, timeout_s: float = 60.0) -> None:
@@ -176,12 +187,16 @@ def _recover_lost(context: Context) -> list[str]:
 def _recover_one(context: Context, path: Path) -> str:
     try:
         copy = msgspec.json.decode(path.read_bytes(), type=_Copy)
-        record = copy.record
-        running = context.vmms.find(context.places.of(record.id))
-        context.store.insert_vm(record.but(state=VmState.STOPPED), copy.lease)
+        run = copy.record.run
+        runs = run is not None and proc.alive(run.process)
+        record = copy.record.but(
+            state=VmState.RUNNING if runs else VmState.STOPPED, run=run if runs else None
+        )
+        unknown = not runs and context.vmms.find(context.places.of(record.id)) is not None
+        context.store.insert_vm(record, copy.lease)
         for effect in EFFECTS:
             context.store.intend(record.id, effect)
     except (msgspec.MsgspecError, BangerError, OSError) as error:
         return f"directory {path.parent} could not be recovered: {error}"
-    end = "; its VMM is ended, start it again" if running else ""
+    end = "; its VMM is ended, start it again" if unknown else ""
     return f"VM {record.name} recovered from {path}{end}"

@@ -1,8 +1,7 @@
 """A step: one stage of an operation, what it does to the host, and how the executor runs a list of them.
 
-The executor writes the ledger around every step (intended before, settled after), registers the inverses of its effects before
-the step begins, since inverses are idempotent and a step can fail half-way, and passes the trace points
-``<kind>.<stage>.before`` and ``.after``.
+The executor writes the ledger around every step (intended before, settled after) and registers the inverses of its effects before
+the step begins, since inverses are idempotent and a step can fail half-way.
 """
 
 from __future__ import annotations
@@ -14,15 +13,14 @@ from dataclasses import dataclass, field
 from banger.engine.context import Context
 from banger.engine.effects import undo_effect
 from banger.engine.machine import Machine
-from banger.engine.operations import OperationRun
-from banger.host import faults
+from banger.engine.operations import OperationRun, StageHandle
 from banger.host.undo import UndoStack
 from banger.model.clock import Deadline
 
 
 @dataclass(slots=True)
 class Job:
-    """What one operation was asked: how long the guest may take to become ready, and where it is in that time."""
+    """What one operation was asked: how long the guest may take (to become ready, to shut down), and where it is in that time."""
 
     ready_s: float
     deadline: Deadline = field(init=False)
@@ -32,6 +30,7 @@ class Job:
 
 
 Action = Callable[[Context, Machine, Job], Awaitable[str]]
+Admission = Callable[[StageHandle], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +50,17 @@ async def perform(
     steps: Sequence[Step],
     undo: UndoStack,
     job: Job,
+    *,
+    admission: Admission | None = None,
 ) -> None:
-    """Do ``steps`` in order as stages of ``run``; what they made is on ``undo`` for the caller to keep or take back."""
+    """Do ``steps`` in order as stages of ``run``; what they made is on ``undo`` for the caller to keep or take back.
+
+    ``admission`` is awaited in the first stage, before its effects; what it says is part of that stage's detail.
+    """
     for step in steps:
-        point = f"{run.record.kind}.{step.name}"
         async with run.stage(step.name) as stage:
-            await faults.point(f"{point}.before")
+            waited = "" if admission is None else await admission(stage)
+            admission = None
             for effect in step.effects:
                 context.store.intend(machine.id, effect)
                 undo.push(
@@ -64,7 +68,7 @@ async def perform(
                     functools.partial(undo_effect, context, machine, effect),
                     deadline_s=30,
                 )
-            stage.detail = await step.do(context, machine, job)
+            said = await step.do(context, machine, job)
+            stage.detail = ", ".join(filter(None, (said, waited)))
             for effect in step.effects:
                 context.store.settle(machine.id, effect)
-            await faults.point(f"{point}.after")

@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 from banger.engine.boot import exit_error
 from banger.engine.context import Context
 from banger.engine.effects import RUN_EFFECTS, undo_effect, undo_effects
 from banger.engine.machine import Machine
-from banger.engine.operations import OperationRun
+from banger.engine.operations import OperationRun, StageHandle
 from banger.engine.plans import BRING_UP, MAKE, RENEW
 from banger.engine.ports import RunningVmm
 from banger.engine.stages import close_tap, save_copy, write_identity
 from banger.engine.steps import Job, perform
 from banger.host.undo import UndoStack
+from banger.model import clock
 from banger.model.errors import BangerError, GuestNotReadyError, RefusedError, VmmDiedError
 from banger.model.record import ErrorRecord
 from banger.model.spec import Forward
 from banger.model.state import VmState, not_running
+from banger.model.units import format_duration
 
 log = logging.getLogger(__name__)
+STATUS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +80,24 @@ def _rest(machine: Machine, error: BaseException) -> None:
 
 
 async def _bring_up(context: Context, machine: Machine, run: OperationRun, job: Job) -> None:
-    async with context.boot_slots, UndoStack() as running:
+    async with AsyncExitStack() as slot, UndoStack() as running:
+
+        async def admission(stage: StageHandle) -> str:
+            began_ms, full = clock.monotonic_ms(), context.boot_slots.locked()
+            if full:
+                stage.say("queued: as many VMs boot as may at once")
+            await slot.enter_async_context(context.boot_slots)
+            return f"queued {format_duration(clock.monotonic_ms() - began_ms)}" if full else ""
+
         running.push("close the TAP", functools.partial(close_tap, machine))
-        await perform(context, machine, run, BRING_UP, running, job)
+        await perform(context, machine, run, BRING_UP, running, job, admission=admission)
         running.release()
 
 
 async def stop(
     context: Context, machine: Machine, run: OperationRun, job: Job, *, force: bool
 ) -> None:
-    """Shut the guest down, or with ``force`` end the VMM as a power cut would."""
+    """Shut the guest down within ``job.ready_s``, or with ``force`` end the VMM as a power cut would."""
     was_paused = machine.state is VmState.PAUSED
     machine.enter(VmState.STOPPING)
     try:
@@ -95,9 +107,32 @@ async def stop(
         async with run.stage("vmm"):
             await undo_effects(context, machine, RUN_EFFECTS)
     except BaseException as error:
-        machine.enter(VmState.FAILED, error=ErrorRecord.of(error))
+        await _not_stopped(context, machine, error)
         raise
     machine.enter(VmState.STOPPED)
+
+
+async def _not_stopped(context: Context, machine: Machine, error: BaseException) -> None:
+    """After a stop that broke off: a VM whose VMM is still there runs; of another nothing is left, as far as that can be done."""
+    if machine.vmm is not None and machine.exited is not None and not machine.exited.done():
+        paused = await vmm_status(machine.vmm) == "paused"
+        machine.enter(VmState.PAUSED if paused else VmState.RUNNING, error=ErrorRecord.of(error))
+        return
+    try:
+        await undo_effects(context, machine, RUN_EFFECTS)
+    except Exception as again:  # noqa: BLE001  the first error is the one that is told
+        log.warning("VM %s: cleaning up after it was not stopped failed: %s", machine.id, again)
+    machine.enter(VmState.FAILED, error=ErrorRecord.of(error))
+
+
+async def vmm_status(vmm: RunningVmm) -> str | None:
+    """What a VMM says of itself (``running``, ``paused``), None if it does not answer."""
+    try:
+        async with asyncio.timeout(STATUS_S):
+            return await vmm.status()
+    except (BangerError, OSError, TimeoutError) as error:
+        log.info("VMM of pid %d does not say how it is: %s", vmm.identity.pid, error)
+        return None
 
 
 async def _shut_down(context: Context, machine: Machine, job: Job, *, resume: bool) -> str:
@@ -119,9 +154,7 @@ async def _shut_down(context: Context, machine: Machine, job: Job, *, resume: bo
             await machine.vmm.power_down()
         except (BangerError, OSError, TimeoutError) as error:
             return f"ended: neither agent nor power button answered ({error})"
-    done, _ = await asyncio.wait(
-        {machine.exited}, timeout=min(job.ready_s, context.timeouts.shutdown_s)
-    )
+    done, _ = await asyncio.wait({machine.exited}, timeout=job.ready_s)
     return "" if done else "ended: the guest did not power off in time"
 
 
@@ -133,7 +166,7 @@ async def restart(context: Context, machine: Machine, run: OperationRun, job: Jo
 
 
 def replace_budget(job: Job, context: Context) -> Job:
-    """A job whose time is that of a shutdown, not that of a boot."""
+    """A job whose time is that of a shutdown, not that of the boot that follows."""
     return Job(ready_s=min(job.ready_s, context.timeouts.shutdown_s))
 
 
@@ -185,14 +218,28 @@ async def pause(machine: Machine, run: OperationRun) -> None:
     """Stop the guest's vCPUs; memory stays."""
     async with run.stage("vmm"):
         await _vmm(machine).pause()
-    machine.enter(VmState.PAUSED)
+        machine.enter(VmState.PAUSED)
 
 
-async def resume(machine: Machine, run: OperationRun) -> None:
-    """Let the guest's vCPUs run again."""
+async def resume(context: Context, machine: Machine, run: OperationRun) -> None:
+    """Let the guest's vCPUs run again, and set its clock, which stood still meanwhile."""
     async with run.stage("vmm"):
         await _vmm(machine).resume()
-    machine.enter(VmState.RUNNING)
+        machine.enter(VmState.RUNNING)
+    async with run.stage("clock") as stage:
+        stage.detail = await _set_clock(context, machine)
+
+
+async def _set_clock(context: Context, machine: Machine) -> str:
+    """Why the guest's clock could not be set; "" if it was. A guest whose agent is silent runs on all the same."""
+    if machine.guest is None:
+        return "not set: the guest has no agent"
+    try:
+        await machine.guest.set_clock(clock.epoch_ms(), context.timeouts.agent_call_s)
+    except (BangerError, OSError, TimeoutError) as error:
+        log.info("VM %s: its clock was not set: %s", machine.id, error)
+        return f"not set: {error}"
+    return ""
 
 
 def _vmm(machine: Machine) -> RunningVmm:

@@ -1,13 +1,14 @@
 """Operations on VMs over a host in memory: what succeeds, what fails, and that nothing is left behind."""
 
 import asyncio
+import time
 
 import pytest
 
 from banger.engine.plans import CREATE
 from banger.engine.reconcile import reconcile
 from banger.engine.verbs import Changes
-from banger.host import faults
+from banger.host import faults, proc
 from banger.model.errors import InvalidInputError, NotFoundError, RefusedError
 from banger.model.spec import Forward, NetworkMode, VmSpec
 from banger.model.state import OperationState, VmState
@@ -46,6 +47,13 @@ async def test_ssh_gets_a_forward_without_being_asked(engine, world):
     (forward,) = engine.resolve("one").record.forwards
     assert forward.guest_port == 22
     assert forward.host_port in world.ports
+
+
+async def test_the_network_is_told_who_may_go_out(engine, world):
+    await make(engine, "in", VmSpec(disk_bytes=1 << 30, nat=False))
+    await make(engine, "out")
+    outward = {engine.resolve(name).id: name == "out" for name in ("in", "out")}
+    assert world.outward == outward
 
 
 async def test_a_vm_without_network_has_no_forward(engine, world):
@@ -184,6 +192,19 @@ async def test_a_guest_that_ignores_shutdown_is_ended_and_the_stage_says_so(engi
     assert world.vmms == {}
 
 
+async def test_a_guest_gets_the_time_to_shut_down_that_was_asked_for_also_above_the_default(
+    engine, world
+):
+    await make(engine)
+    world.obeys = False
+    machine = engine.resolve("one")
+    vmm = machine.vmm
+    asyncio.get_running_loop().call_later(0.6, vmm.end, "guest-shutdown")  # the default is 0.3 s
+    stopped = await finished(engine, engine.stop(machine, 5, force=False))
+    assert stopped.stages[0].detail == ""
+    assert 0.5 < stopped.stages[0].duration_ms / 1000 < 4
+
+
 async def test_stop_cuts_a_hanging_start_short(engine, world):
     await make(engine)
     machine = engine.resolve("one")
@@ -210,11 +231,32 @@ async def test_delete_cuts_a_hanging_create_short_and_succeeds(engine, world):
     assert world.inventory() == before
 
 
-async def test_twenty_creates_at_once_all_succeed_two_at_a_time(engine):
+async def test_twenty_creates_at_once_all_succeed_two_at_a_time(engine, world):
     runs = [engine.create(f"vm-{n}", "debian", SPEC, start=True, ready_s=None) for n in range(20)]
     records = await asyncio.wait_for(asyncio.gather(*(run.wait() for run in runs)), 20)
     assert {record.state for record in records} == {OperationState.SUCCEEDED}
+    assert world.most_at_once == 2
+    queued = [r for r in records if "queued" in r.stages[CREATE_STAGES.index("network")].detail]
+    assert len(queued) == 18
     assert len({machine.lease.ip for machine in engine.machines()}) == 20
+
+
+async def test_a_vm_that_waits_for_others_to_boot_says_so_meanwhile(engine, world):
+    world.hang_at = {"agent"}
+    first = [engine.create(name, "debian", SPEC, start=True, ready_s=None) for name in "ab"]
+    waiting = engine.create("c", "debian", SPEC, start=True, ready_s=None)
+    async with asyncio.timeout(5):
+        async for stage, _ in waiting.watch():
+            if stage is not None and stage.detail.startswith("queued"):
+                break
+    assert stage.name == "network"
+    assert waiting.record.stages[-1].detail.startswith("queued")
+    world.hang_at = set()
+    for run in first:
+        run.cancel()
+    record = await asyncio.wait_for(waiting.wait(), 10)
+    assert record.state is OperationState.SUCCEEDED
+    assert "user, queued " in record.stages[CREATE_STAGES.index("network")].detail
 
 
 async def test_a_taken_name_and_a_taken_port_are_refused(engine, world):
@@ -270,6 +312,30 @@ async def test_pause_and_resume(engine):
     await finished(engine, engine.pause(machine))
     assert machine.state is VmState.PAUSED
     await finished(engine, engine.resume(machine))
+    assert machine.state is VmState.RUNNING
+
+
+async def test_resume_sets_the_clock_that_stood_still(engine, world):
+    await make(engine)
+    machine = engine.resolve("one")
+    await finished(engine, engine.pause(machine))
+    before_ms = time.time() * 1000
+    await finished(engine, engine.resume(machine))
+    (clock_ms,) = world.clocks_ms
+    assert before_ms - 1 <= clock_ms <= time.time() * 1000
+
+
+async def test_a_guest_whose_agent_is_silent_is_resumed_all_the_same_and_the_stage_says_so(
+    engine, world
+):
+    await make(engine)
+    machine = engine.resolve("one")
+    await finished(engine, engine.pause(machine))
+    world.agent_answers = False
+    record = await finished(engine, engine.resume(machine))
+    assert record.state is OperationState.SUCCEEDED
+    assert record.stages[-1].name == "clock"
+    assert record.stages[-1].detail.startswith("not set: ")
     assert machine.state is VmState.RUNNING
 
 
@@ -366,6 +432,37 @@ async def test_vms_are_recovered_from_their_directories_when_the_database_is_los
     assert machine.state is VmState.STOPPED
     assert machine.lease == lease
     assert (await finished(again, again.start(machine, None))).state is OperationState.SUCCEEDED
+    await again.close()
+    again.context.store.close()
+
+
+async def test_running_vms_are_adopted_though_the_database_was_lost(engine, world, monkeypatch):
+    await make(engine, "runs")
+    await make(engine, "sleeps")
+    await make(engine, "stopped")
+    await finished(engine, engine.pause(engine.resolve("sleeps")))
+    await finished(engine, engine.stop(engine.resolve("stopped"), None, force=True))
+    before = {machine.name: machine.record for machine in engine.machines()}
+    await engine.close()
+    engine.context.store.close()
+    world.ports.clear()
+    (world.directory / "banger.db").unlink()
+    alive = {vmm.identity for vmm in world.vmms.values()}
+    monkeypatch.setattr(proc, "alive", lambda identity: identity in alive)
+    again = world.engine()
+    said = await reconcile(again)
+    states = {machine.name: machine.state for machine in again.machines()}
+    assert states == {
+        "runs": VmState.RUNNING, "sleeps": VmState.PAUSED, "stopped": VmState.STOPPED,
+    }  # fmt: skip
+    assert len(world.vmms) == 2
+    assert again.resolve("runs").record.forwards == before["runs"].forwards
+    assert sum(": adopted, pid" in sentence for sentence in said) == 2
+    for name in before:
+        deleted = await finished(again, again.delete(again.resolve(name)))
+        assert deleted.state is OperationState.SUCCEEDED
+    assert world.vmms == {}
+    assert again.context.store.ledger() == []
     await again.close()
     again.context.store.close()
 

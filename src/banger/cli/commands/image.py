@@ -11,6 +11,7 @@ import click
 from banger.api import routes
 from banger.cli import params
 from banger.cli.commands.vm_look import age
+from banger.cli.lazy import Entry, LazyGroup
 from banger.cli.output import data, errors
 from banger.cli.output.data import Json
 from banger.cli.output.text import dash
@@ -25,7 +26,19 @@ _FILE = click.Path()
 NO_IMAGES = "no images yet; build one: banger image build"
 
 
-@click.group()
+_C = "banger.cli.commands.image"
+_TABLE: dict[str, Entry] = {
+    "list": Entry(f"{_C}:list_images", "List images."),
+    "show": Entry(f"{_C}:show", "Show one image."),
+    "build": Entry(f"{_C}:build", "Build an image."),
+    "register": Entry(f"{_C}:register", "Make an image out of files that you have."),
+    "delete": Entry(f"{_C}:delete", "Delete images that no VM uses."),
+    "ls": Entry(f"{_C}:list_images", "Alias of: list.", alias=True),
+    "rm": Entry(f"{_C}:delete", "Alias of: delete.", alias=True),
+}
+
+
+@click.group(cls=LazyGroup, lazy=_TABLE)
 def image() -> None:
     """Build and manage images."""
 
@@ -43,7 +56,7 @@ def _row(item: Json) -> Sequence[str]:
     )
 
 
-@image.command("list")
+@click.command("list")
 @data.format_option
 @pass_session
 def list_images(session: Session, *, output: str) -> None:
@@ -73,7 +86,7 @@ def _pairs(item: Json) -> list[tuple[str, object]]:
     ]
 
 
-@image.command()
+@click.command()
 @click.argument("name", type=params.IMAGE)
 @data.format_option
 @pass_session
@@ -87,7 +100,7 @@ def _print(session: Session, ref: str, output: str) -> None:
     data.show_one(item, output, pairs=_pairs, name=item["name"])
 
 
-@image.command()
+@click.command()
 @click.argument("recipe", default="debian")
 @click.option(
     "--name", type=params.Name("image"), help="Name of the image.  [default: the recipe's]"
@@ -123,7 +136,7 @@ def _recipe(recipe: str) -> str:
     return os.path.abspath(recipe) if "/" in recipe or recipe.endswith(".toml") else recipe  # noqa: PTH100  no symlinks resolved
 
 
-@image.command()
+@click.command()
 @click.option("--name", type=params.Name("image"), required=True, help="Name of the image.")
 @click.option(
     "--from", "base", type=params.IMAGE, help="An image that gives what is not given here."
@@ -176,7 +189,7 @@ def _absolute(path: str | None) -> str | None:
     return path if path in {None, "none"} else os.path.abspath(path)  # noqa: PTH100  no symlinks resolved
 
 
-@image.command()
+@click.command()
 @click.argument("names", metavar="NAME…", type=params.IMAGE, nargs=-1, required=True)
 @pass_session
 def delete(session: Session, *, names: Sequence[str]) -> None:
