@@ -2,15 +2,20 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
 
+from banger.host import probe
 from tests.framework.installation import CACHE, Installation, wait_until
+
+needs_loop = pytest.mark.skipif(not probe.loop(), reason=f"no loop mount: {probe.loop().why}")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +40,8 @@ from tests.framework.installation import CACHE, Installation, wait_until
 def test_bad_input_gets_an_error_with_a_next_step(vm, options, status):
     done = vm.run("vm", "create", *options, check=False)
     assert done.returncode == status, done.stderr
-    assert "error:" in done.stderr.lower()
+    assert re.search(r"^error: \S", done.stderr, re.MULTILINE)
+    assert re.search(r"^hint: \S", done.stderr, re.MULTILINE), done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert [machine["name"] for machine in vm.json("vm", "list")] == ["box"]
@@ -73,7 +79,7 @@ def test_a_broken_qemu_is_told_in_its_own_words(tmp_path, image):
     banger = Installation(tmp_path / "x", qemu_path=str(fake))
     try:
         done = banger.create("one", check=False)
-        assert done.returncode in {1, 5}
+        assert done.returncode == 5, done.stderr
         assert "full of eels" in done.stderr
         assert banger.json("vm", "list") == []
     finally:
@@ -112,9 +118,12 @@ def test_a_damaged_database_is_kept_aside_and_the_vms_recovered(banger):
     banger.create("one", "--no-start")
     banger.run("daemon", "stop")
     (banger.state / "banger.db").write_bytes(b"this is no database" * 1000)
+    told = banger.run("vm", "list")
+    (kept,) = banger.state.glob("banger.db.corrupt-*")
+    warning = f"warning: the database was damaged and is kept as {kept}"
+    assert told.stderr.count(warning) == 1
+    assert warning in banger.run("daemon", "status").stderr
     assert banger.vm("one")["state"] == "stopped"
-    assert list(banger.state.glob("banger.db.corrupt-*"))
-    assert "damaged" in banger.run("daemon", "status").stdout
     banger.run("vm", "start", "one")
     assert banger.vm("one")["ready"]
 
@@ -129,9 +138,6 @@ def test_a_stale_socket_and_lock_are_no_obstacle(banger):
 def test_a_second_daemon_leaves_the_first_alone(banger):
     banger.run("vm", "list")
     pid = banger.daemon_pid()
-    done = subprocess.run(["python3", "-c", ""], check=False)
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-m", "banger.daemon.main"],
         env=banger.env,
@@ -158,7 +164,7 @@ def test_a_socket_path_that_is_too_long_is_explained(tmp_path, image):
     done = banger.run(
         "vm", "list", check=False, env={"BANGER_RUNTIME_DIR": str(tmp_path / ("y" * 120))}
     )
-    assert done.returncode in {2, 5}
+    assert done.returncode == 2, done.stderr
     assert "BANGER_RUNTIME_DIR" in done.stderr
     assert banger.close() == []
 
@@ -169,7 +175,7 @@ def test_a_state_directory_that_cannot_be_written_is_explained(tmp_path, image):
     done = banger.run(
         "vm", "list", check=False, env={"BANGER_STATE_DIR": str(tmp_path / "file" / "state")}
     )
-    assert done.returncode in {5, 7}, done.stderr
+    assert done.returncode == 5, done.stderr
     assert "Traceback" not in done.stderr
     assert banger.close() == []
 
@@ -190,7 +196,7 @@ def small_disk(directory, size_mib):
         subprocess.run(["umount", str(mount)], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a loop mount needs root")
+@needs_loop
 def test_a_full_state_disk_is_said_to_be_full(tmp_path, image):
     with small_disk(tmp_path, 48) as disk:
         banger = Installation(disk / "x")
@@ -203,7 +209,7 @@ def test_a_full_state_disk_is_said_to_be_full(tmp_path, image):
             assert banger.close() == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a loop mount needs root")
+@needs_loop
 def test_a_guest_that_fills_the_hosts_disk_waits_and_goes_on_when_there_is_room(tmp_path, image):
     with small_disk(tmp_path, 256) as disk:
         banger = Installation(disk / "x")
@@ -229,13 +235,13 @@ def test_a_guest_that_fills_the_hosts_disk_waits_and_goes_on_when_there_is_room(
             assert banger.close() == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a loop mount needs root")
+@needs_loop
 def test_a_read_only_state_disk_is_said_to_be_read_only(tmp_path, image):
     with small_disk(tmp_path, 64) as disk:
         banger = Installation(disk / "x")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         done = banger.run("vm", "list", check=False)
-        assert done.returncode in {5, 7}, done.stderr
+        assert done.returncode == 5, done.stderr
         assert "ead-only" in done.stderr
         assert "Traceback" not in done.stderr
         assert banger.close() == []
