@@ -295,7 +295,10 @@ class FakeDaemon:
         self.vm(ref)
         path = self.guest_path(query["path"])
         if not os.path.lexists(path):
-            raise NotFoundError(f"{query['path']} does not exist in the guest")
+            raise NotFoundError(
+                f"{query['path']} does not exist in the guest",
+                hint="look: banger vm exec NAME -- ls",
+            )
         if hasattr(self, "archive"):
             return 200, self.archive
         buffer = io.BytesIO()
@@ -307,7 +310,10 @@ class FakeDaemon:
         self.vm(ref)
         path = self.guest_path(query["path"])
         if not path.is_dir():
-            raise NotFoundError(f"{query['path']} is no directory in the guest")
+            raise NotFoundError(
+                f"{query['path']} is no directory in the guest",
+                hint="look: banger vm exec NAME -- ls",
+            )
         with tarfile.open(fileobj=io.BytesIO(body)) as archive:
             self.last_members = archive.getmembers()
             archive.extractall(path, **FILTER)
