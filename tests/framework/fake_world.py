@@ -147,8 +147,9 @@ class FakeNetwork:
             "10.0.255.3",
         )
 
-    async def attach(self, lease, mode, *, named):
+    async def attach(self, lease, mode, *, named, outward=True):
         self.world.taps.add(lease.vm_id)
+        self.world.outward[lease.vm_id] = outward
         self.world.may_fail("network")
         return NetworkAttachment("none" if mode == "none" else "user", lease)
 
@@ -301,7 +302,7 @@ class World:
     def __init__(self, directory):
         self.directory = directory
         self.vmms, self.taps, self.ports, self.known_hosts = {}, set(), set(), {}
-        self.foreign_ports = set()
+        self.foreign_ports, self.outward = set(), {}
         self.fail_at, self.hang_at = set(), set()
         self.hanging = asyncio.Event()
         self.boots = self.agent_answers = self.obeys = True

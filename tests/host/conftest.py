@@ -60,14 +60,14 @@ class Guests:
         self.network, self._stack = network, stack
         self.leases = []
 
-    async def attach(self, network=None):
+    async def attach(self, network=None, *, outward=True):
         network = network or self.network
         lease = network.plan_lease(f"{len(self.leases):012x}", self.leases)
         self.leases.append(lease)
-        return await network.attach(lease, "auto", named=False)
+        return await network.attach(lease, "auto", named=False, outward=outward)
 
-    async def linux(self):
-        guest = LinuxGuest(await self.attach())
+    async def linux(self, *, outward=True):
+        guest = LinuxGuest(await self.attach(outward=outward))
         self._stack.callback(guest.close)
         return guest
 

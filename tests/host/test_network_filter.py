@@ -60,6 +60,26 @@ async def test_tcp_udp_and_names_work_beyond_the_host(guests, own_host):
         assert answer[:4] == b"\1\2\x81\x80"
 
 
+async def test_a_guest_without_nat_reaches_nothing_but_is_reached(guests, own_host):
+    inside, outside = await guests.linux(outward=False), await guests.linux()
+    for address in (BEYOND, ELSEWHERE):
+        assert await in_thread(outside.tcp_echo, address) == b"hello"
+        with pytest.raises(OSError, match=UNREACHED):
+            await in_thread(inside.tcp_echo, address)
+        with pytest.raises(OSError, match=UNREACHED):
+            await in_thread(inside.udp_echo, address, b"out of a closed guest")
+    with pytest.raises(
+        OSError, match=UNREACHED
+    ):  # nor by the name server, which would carry words out too
+        await in_thread(inside.udp_echo, inside.lease.dns, b"\1\2" + bytes(30), 53)
+    assert b"out of a closed guest" not in own_host.world.heard
+    with inside.listen(8000) as listening:
+        opened = await guests.network.dial(inside.lease, 8000)
+        with opened:
+            accepted, _ = await in_thread(listening.accept)
+            accepted.close()
+
+
 async def test_ping_works_beyond_the_host(guests):
     wire = await guests.wire()
     wire.send_ipv4(ipv4(wire.lease.ip, BEYOND, 1, ping()))

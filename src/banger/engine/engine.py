@@ -16,7 +16,7 @@ from banger.engine.operations import OperationRun
 from banger.engine.steps import Job
 from banger.engine.worker import Worker
 from banger.model import clock
-from banger.model.errors import InvalidInputError, NotFoundError, RefusedError
+from banger.model.errors import BangerError, InvalidInputError, NotFoundError, RefusedError
 from banger.model.ids import check_name, new_id, new_name
 from banger.model.record import OperationRecord, VmRecord
 from banger.model.spec import VmSpec
@@ -104,12 +104,24 @@ class Engine:
         lease = self.context.network.plan_lease(record.id, store.leases())
         store.insert_vm(record, lease)
         machine = Machine(record, lease, self.context.places.of(record.id), store)
+        try:
+            run = self._begin(machine, Verb.CREATE)
+        except BangerError as error:
+            self._give_up(machine, error)
+            raise
         self.take(machine)
-        run = self._begin(machine, Verb.CREATE)
         job = self._job(ready_s)
         work = functools.partial(verbs.create, self.context, machine, run, job, start=start)
         self._workers[machine.id].submit(Verb.CREATE, run, work)
         return run
+
+    def _give_up(self, machine: Machine, error: BangerError) -> None:
+        """Forget a VM of which nothing was made yet; where the store does not even let that happen, keep it to be deleted."""
+        try:
+            machine.forget()
+        except BangerError:
+            machine.fail(error)
+            self.take(machine)
 
     def _free_name(self) -> str:
         taken = {machine.name for machine in self.machines()}
@@ -128,8 +140,8 @@ class Engine:
         )
 
     def stop(self, machine: Machine, timeout_s: float | None, *, force: bool) -> OperationRecord:
-        """Begin vm.stop."""
-        job_s = timeout_s or self.context.timeouts.shutdown_s
+        """Begin vm.stop; the guest has ``timeout_s`` to shut down (None: the default)."""
+        job_s = self.context.timeouts.shutdown_s if timeout_s is None else timeout_s
         return self._ask(
             machine,
             Verb.STOP,
@@ -174,7 +186,7 @@ class Engine:
         return record
 
     def _job(self, ready_s: float | None) -> Job:
-        return Job(ready_s or self.context.timeouts.ready_s)
+        return Job(self.context.timeouts.ready_s if ready_s is None else ready_s)
 
     def _begin(self, machine: Machine, verb: Verb) -> OperationRun:
         return self.context.board.begin(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from banger.engine.ports import Guest, RunningVmm, Store, Vmm
+from banger.model.errors import BangerError
 from banger.model.lease import Lease
 from banger.model.machine import NetworkAttachment, VmmExit, VmPaths
 from banger.model.record import ErrorRecord, VmRecord
 from banger.model.state import VmState
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +69,28 @@ class Machine:
         """The VM's state."""
         return self.record.state
 
+    @property
+    def half_way(self) -> bool:
+        """Whether only an operation that runs could explain this state."""
+        if self.state in {VmState.RUNNING, VmState.PAUSED}:
+            return self.vmm is None
+        return self.state in {VmState.CREATING, VmState.STARTING, VmState.STOPPING}
+
     def save(self, **changes: object) -> None:
         """Change the record and store it."""
         record = self.record.but(**changes)
         self.store.update_vm(record)
         self.record = record
+
+    def fail(self, error: BaseException) -> None:
+        """Go to failed whatever happens: where the store cannot be written, in memory, so that the VM can still be deleted."""
+        record = self.record.but(state=VmState.FAILED, last_error=ErrorRecord.of(error))
+        try:
+            self.store.update_vm(record)
+        except BangerError as unwritten:
+            log.warning("VM %s: that it failed is not stored: %s", self.id, unwritten)
+        self.record = record
+        self.ready = False
 
     def forget(self) -> None:
         """Remove the VM from the store: it is no more."""

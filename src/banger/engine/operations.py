@@ -14,7 +14,12 @@ from dataclasses import replace
 
 from banger.engine.ports import Store
 from banger.model import clock
-from banger.model.errors import CancelledOperationError, NotFoundError, RefusedError
+from banger.model.errors import (
+    BangerError,
+    CancelledOperationError,
+    NotFoundError,
+    RefusedError,
+)
 from banger.model.ids import new_id
 from banger.model.record import ErrorRecord, OperationRecord, StageRecord
 from banger.model.state import OperationState
@@ -43,6 +48,7 @@ class OperationRun:
         self._watchers: set[asyncio.Queue[Event]] = set()
         self._done = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._unsaved = False
         store.insert_operation(record)
 
     @property
@@ -54,13 +60,14 @@ class OperationRun:
         """Run ``work()`` (a coroutine function) as a task of its own that `cancel` can end, then record the outcome."""
         if self.record.state.final:
             return
-        self._change(replace(self.record, state=OperationState.RUNNING))
-        self._task = asyncio.create_task(work())
         try:
+            self._change(replace(self.record, state=OperationState.RUNNING))
+            self._task = asyncio.create_task(work())
             await asyncio.shield(self._task)
             self.finish(OperationState.SUCCEEDED)
         except asyncio.CancelledError:
-            if not self._task.cancelled():  # the daemon ends: let the operation undo what it made
+            if self._task is not None and not self._task.cancelled():
+                # the daemon ends: let the operation undo what it made
                 self._task.cancel()
                 await asyncio.wait({self._task})
                 self._finish_cancelled()
@@ -104,12 +111,25 @@ class OperationRun:
         close(OperationState.SUCCEEDED)
 
     def finish(self, state: OperationState, error: ErrorRecord | None = None) -> None:
-        """Record the outcome; the first one counts."""
+        """Record the outcome; the first one counts. A store that cannot be written is tried again by `settled`."""
         if self.record.state.final:
             return
         duration_ms = round(clock.monotonic_ms() - self._started_ms, 3)
-        self._change(replace(self.record, state=state, error=error, duration_ms=duration_ms))
+        self.record = replace(self.record, state=state, error=error, duration_ms=duration_ms)
+        self._unsaved = True
+        self.settled()
+        self._tell(None)
         self._done.set()
+
+    def settled(self) -> bool:
+        """Whether it is over and the store knows: then nobody needs this object any more."""
+        if self._unsaved:
+            try:
+                self._store.update_operation(self.record)
+                self._unsaved = False
+            except BangerError as error:
+                log.warning("outcome of operation %s is not stored: %s", self.id, error)
+        return self.record.state.final and not self._unsaved
 
     def retarget(self, target: str, target_name: str) -> None:
         """Name what the operation works on, once it is known (an image gets its id at the end of its build)."""
@@ -186,9 +206,7 @@ class Board:
             new_id(), kind, target, target_name, OperationState.PENDING, clock.now()
         )
         run = OperationRun(self._store, record, cancellable=cancellable)
-        self._live = {
-            key: value for key, value in self._live.items() if not value.record.state.final
-        }
+        self._live = {key: value for key, value in self._live.items() if not value.settled()}
         self._live[run.id] = run
         return run
 

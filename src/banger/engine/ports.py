@@ -160,10 +160,13 @@ class Network(Protocol):
         """A free lease (pure); RefusedError if the range is used up."""
         ...
 
-    async def attach(self, lease: Lease, mode: str, *, named: bool) -> NetworkAttachment:
+    async def attach(
+        self, lease: Lease, mode: str, *, named: bool, outward: bool = True
+    ) -> NetworkAttachment:
         """Give the VM its TAP, with its filter entries, starting the network if need be.
 
-        With ``named`` the TAP is not handed over open but waits in the namespaces of the attachment.
+        With ``named`` the TAP is not handed over open but waits in the namespaces of the attachment. Without ``outward`` the guest reaches
+        nothing outside, not even the name server; forwards lead to it all the same.
         """
         ...
 

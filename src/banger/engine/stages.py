@@ -142,7 +142,7 @@ async def attach_network(context: Context, machine: Machine, job: Job) -> str:
     if machine.lease is None:
         raise RuntimeError("every VM has a lease")
     machine.attachment = await context.network.attach(
-        machine.lease, spec.network, named=_backend(machine).named_tap
+        machine.lease, spec.network, named=_backend(machine).named_tap, outward=spec.nat
     )
     await open_forwards(context, machine)
     return machine.attachment.mode

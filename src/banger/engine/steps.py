@@ -22,7 +22,7 @@ from banger.model.clock import Deadline
 
 @dataclass(slots=True)
 class Job:
-    """What one operation was asked: how long the guest may take to become ready, and where it is in that time."""
+    """What one operation was asked: how long the guest may take (to become ready, to shut down), and where it is in that time."""
 
     ready_s: float
     deadline: Deadline = field(init=False)

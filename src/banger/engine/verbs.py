@@ -85,7 +85,7 @@ async def _bring_up(context: Context, machine: Machine, run: OperationRun, job: 
 async def stop(
     context: Context, machine: Machine, run: OperationRun, job: Job, *, force: bool
 ) -> None:
-    """Shut the guest down, or with ``force`` end the VMM as a power cut would."""
+    """Shut the guest down within ``job.ready_s``, or with ``force`` end the VMM as a power cut would."""
     was_paused = machine.state is VmState.PAUSED
     machine.enter(VmState.STOPPING)
     try:
@@ -119,9 +119,7 @@ async def _shut_down(context: Context, machine: Machine, job: Job, *, resume: bo
             await machine.vmm.power_down()
         except (BangerError, OSError, TimeoutError) as error:
             return f"ended: neither agent nor power button answered ({error})"
-    done, _ = await asyncio.wait(
-        {machine.exited}, timeout=min(job.ready_s, context.timeouts.shutdown_s)
-    )
+    done, _ = await asyncio.wait({machine.exited}, timeout=job.ready_s)
     return "" if done else "ended: the guest did not power off in time"
 
 
@@ -133,7 +131,7 @@ async def restart(context: Context, machine: Machine, run: OperationRun, job: Jo
 
 
 def replace_budget(job: Job, context: Context) -> Job:
-    """A job whose time is that of a shutdown, not that of a boot."""
+    """A job whose time is that of a shutdown, not that of the boot that follows."""
     return Job(ready_s=min(job.ready_s, context.timeouts.shutdown_s))
 
 

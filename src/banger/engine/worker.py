@@ -13,7 +13,6 @@ from banger.engine.context import Context
 from banger.engine.machine import Machine
 from banger.engine.operations import OperationRun
 from banger.engine.verbs import after_exit
-from banger.model.errors import BangerError
 from banger.model.record import ErrorRecord
 from banger.model.state import OperationState, VmState
 
@@ -76,14 +75,25 @@ class Worker:
             await machine.wake.wait()
             machine.wake.clear()
             while self._items:
-                item = self._items[0]
-                await item.run.run(item.work)
+                await self._do(self._items[0])
                 self._items.popleft()
                 if machine.gone:
                     self._refuse_rest()
                     self._gone(machine)
                     return
             await self._look_after_exit()
+
+    async def _do(self, item: Item) -> None:
+        """Run ``item``; a VM that it leaves half-way between two states has failed, and the worker goes on."""
+        machine = self.machine
+        try:
+            await item.run.run(item.work)
+        except Exception as error:
+            log.exception("VM %s: %s broke off", machine.id, item.queued.verb)
+            item.run.finish(OperationState.FAILED, ErrorRecord.of(error))
+        if machine.half_way and not machine.gone:
+            error_record = item.run.record.error or ErrorRecord("failure", "it broke off")
+            machine.fail(error_record.to_error())
 
     def _refuse_rest(self) -> None:
         """The VM is gone: a waiting delete has what it wants, nothing else can be done any more."""
@@ -104,5 +114,6 @@ class Worker:
         try:
             if await after_exit(self._context, machine):
                 await self._reboot(machine)
-        except BangerError as error:
-            log.warning("VM %s: cleaning up after its VMM failed: %s", machine.id, error)
+        except Exception as error:
+            log.exception("VM %s: cleaning up after its VMM failed", machine.id)
+            machine.fail(error)

@@ -1,9 +1,9 @@
 """The packet filter of the namespace: pure text for ``nft -f -``, one transaction a change. What no rule allows is dropped.
 
 Table ``bridge`` is stateless, for not every kernel tracks connections there: each frame of a guest must carry the interface, MAC and IPv4
-address that are pinned together in a set, and be ARP or IPv4; nothing passes from port to port. Table ``inet`` lets guests out through
-the uplink, but not to what is closed, and lets nothing in but replies; IPv6 goes nowhere. Table ``ip`` translates. Guests are elements
-of sets, never rules.
+address that are pinned together in a set, and be ARP or IPv4; nothing passes from port to port. Table ``inet`` lets those guests out
+through the uplink that may go there, but not to what is closed, and lets nothing in but replies; IPv6 goes nowhere. Table ``ip`` translates.
+Guests are elements of sets, never rules.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from banger.network.plan import BRIDGE, UPLINK, NetworkPlan, tap_name
 
 TABLE: Final = "banger"
 PINS: Final = "pins"
+OUTWARD: Final = "outward"
 NEVER: Final = (
     "0.0.0.0/8",  # this host
     "127.0.0.0/8",  # loopback
@@ -45,6 +46,7 @@ iifname . ether saddr . arp saddr ip @pins iifname . arp saddr ether . arp saddr
 }}
 table inet banger {{
     set closed {{ type ipv4_addr; flags interval; }}
+    set outward {{ type ipv4_addr; }}
     chain input {{
         type filter hook input priority 0; policy drop;
         ct state established,related accept
@@ -54,6 +56,7 @@ table inet banger {{
     chain forward {{
         type filter hook forward priority 0; policy drop;
         ct state invalid drop
+        iifname {bridge} ip saddr != @outward reject with icmpx type admin-prohibited
         iifname {bridge} oifname {uplink} ip daddr {uplink_dns} udp dport 53 accept
         iifname {bridge} oifname {uplink} ip daddr {uplink_dns} tcp dport 53 accept
         iifname {bridge} ip daddr @closed reject with icmpx type admin-prohibited
@@ -83,16 +86,21 @@ Network = tuple[str, int]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Pin:
-    """What a guest may be: the name of its TAP, its MAC and its IPv4 address."""
+    """What a guest may be: the name of its TAP, its MAC and its IPv4 address; and whether it may speak to the world outside."""
 
     tap: str
     mac: str
     ip: str
+    outward: bool = False
 
     @classmethod
-    def of(cls, lease: Lease) -> Pin:
+    def of(cls, lease: Lease, *, outward: bool) -> Pin:
         """The pin of a lease."""
-        return cls(tap_name(lease), lease.mac, lease.ip)
+        return cls(tap_name(lease), lease.mac, lease.ip, outward)
+
+    def fits(self, lease: Lease) -> bool:
+        """Whether it is the pin of this lease."""
+        return (self.tap, self.mac, self.ip) == (tap_name(lease), lease.mac, lease.ip)
 
     @property
     def element(self) -> str:
@@ -119,13 +127,14 @@ def ruleset(plan: NetworkPlan, pins: Iterable[Pin], host: Iterable[Network]) -> 
 
 def pin(pins: Iterable[Pin]) -> str:
     """Let guests speak as what they are; idempotent."""
-    return _elements("add", pins)
+    found = set(pins)
+    return _elements("add", found) + _outward("add", {each for each in found if each.outward})
 
 
 def unpin(pins: Iterable[Pin]) -> str:
     """Take the pins back; adding first makes it idempotent."""
     found = set(pins)
-    return _elements("add", found) + _elements("delete", found)
+    return "".join(_elements(verb, found) + _outward(verb, found) for verb in ("add", "delete"))
 
 
 def close_networks(plan: NetworkPlan, host: Iterable[Network]) -> str:
@@ -141,17 +150,23 @@ def closed_networks(plan: NetworkPlan, host: Iterable[Network]) -> list[ipaddres
     return sorted(ipaddress.collapse_addresses(networks))
 
 
-def pins_of(elements: Sequence[object]) -> set[Pin]:
-    """The pins in nft's JSON listing of the set; ValueError if it is not one of ours."""
+def pins_of(elements: Sequence[object], outward: Sequence[object]) -> set[Pin]:
+    """The pins in nft's JSON listings of the two sets; ValueError if they are not ours."""
     found = set()
     for element in elements:
         parts = element.get("concat") if isinstance(element, dict) else None
         if not isinstance(parts, list) or len(parts) != 3:
             raise ValueError(f"not a pin: {element!r}")
-        found.add(Pin(*(str(part) for part in parts)))
+        tap, mac, ip = (str(part) for part in parts)
+        found.add(Pin(tap, mac, ip, ip in outward))
     return found
 
 
 def _elements(verb: str, pins: Iterable[Pin]) -> str:
     listed = ", ".join(each.element for each in sorted(set(pins)))
     return f"{verb} element bridge {TABLE} {PINS} {{ {listed} }}\n" if listed else ""
+
+
+def _outward(verb: str, pins: Iterable[Pin]) -> str:
+    listed = ", ".join(sorted({each.ip for each in pins}, key=ipaddress.IPv4Address))
+    return f"{verb} element inet {TABLE} {OUTWARD} {{ {listed} }}\n" if listed else ""

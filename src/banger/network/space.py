@@ -111,15 +111,15 @@ class Space:
 
     def has(self, lease: Lease) -> bool:
         """Whether this guest may speak here."""
-        return Pin.of(lease) in self._pins
+        return any(pin.fits(lease) for pin in self._pins)
 
     def guests(self) -> list[str]:
         """Names of the TAPs that somebody holds."""
         return self._route.ports(BRIDGE)
 
-    async def add_tap(self, lease: Lease) -> int:
-        """The descriptor of a new TAP for this lease, filtered and up. On failure there is no TAP."""
-        await self._pin(lease)
+    async def add_tap(self, lease: Lease, *, outward: bool) -> int:
+        """The descriptor of a new TAP for this lease, filtered and up; ``outward``: to the world outside too. On failure there is no TAP."""
+        await self._pin(lease, outward=outward)
         tap = await ask_one(self._files.control, "tap", name=tap_name(lease))
         try:
             self._connect(lease)
@@ -128,9 +128,9 @@ class Space:
             raise
         return tap
 
-    async def add_named_tap(self, lease: Lease) -> tuple[int, int]:
+    async def add_named_tap(self, lease: Lease, *, outward: bool) -> tuple[int, int]:
         """As `add_tap`, for a process that opens the TAP by its name: descriptors of the namespaces to do it in, the caller's."""
-        await self._pin(lease)
+        await self._pin(lease, outward=outward)
         await ask(self._files.control, "uplink", name=tap_name(lease))
         try:
             self._connect(lease)
@@ -140,9 +140,9 @@ class Space:
             raise
         return user, network
 
-    async def _pin(self, lease: Lease) -> None:
+    async def _pin(self, lease: Lease, *, outward: bool) -> None:
         """Let the filter know the guest, and nobody else by its name or address; an older TAP of this name is removed."""
-        name, new = tap_name(lease), Pin.of(lease)
+        name, new = tap_name(lease), Pin.of(lease, outward=outward)
         stale = {pin for pin in self._pins if pin.tap == name or pin.ip == lease.ip} - {new}
         self._route.delete_link(name)
         await self._renew_filter(rules.unpin(stale) + rules.pin([new]))
@@ -225,7 +225,9 @@ class Space:
 
     async def _listed_pins(self) -> set[Pin]:
         async with self._inside() as inside:
-            return rules.pins_of(await nft.elements("bridge", rules.TABLE, rules.PINS, inside))
+            pins = await nft.elements("bridge", rules.TABLE, rules.PINS, inside)
+            outward = await nft.elements("inet", rules.TABLE, rules.OUTWARD, inside)
+        return rules.pins_of(pins, outward)
 
     @asynccontextmanager
     async def _inside(self) -> AsyncIterator[NamespacePair]:

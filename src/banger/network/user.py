@@ -79,8 +79,12 @@ class UserNetwork:
         """A free lease; see `NetworkPlan.plan_lease`."""
         return self._plan.plan_lease(vm_id, taken)
 
-    async def attach(self, lease: Lease, mode: str, *, named: bool) -> NetworkAttachment:
+    async def attach(
+        self, lease: Lease, mode: str, *, named: bool, outward: bool = True
+    ) -> NetworkAttachment:
         """A TAP inside, or what else ``mode`` and this host lead to. Without a working filter there is no TAP.
+
+        Without ``outward`` the guest reaches nothing but its gateway; forwards lead to it all the same.
 
         With ``named`` it is not open but waits in the namespaces of the attachment for a VMM that opens it by name; no such VMM has a
         network of its own.
@@ -100,12 +104,16 @@ class UserNetwork:
                 "this host allows no network of banger's own", detail=lacks.why, hint=lacks.hint
             )
         if lacks is not None:
-            return NetworkAttachment("qemu-user", lease, warning=_open_to_host(lacks))
+            return NetworkAttachment(
+                "qemu-user", lease, warning=_open_to_host(lacks) if outward else ""
+            )
         async with self._lock:
             if named:
-                inside = await self._on_tap(lease, Space.add_named_tap)
+                inside = await self._on_tap(
+                    lease, lambda space: space.add_named_tap(lease, outward=outward)
+                )
                 return NetworkAttachment("user", lease, None, tap_name(lease), namespaces=inside)
-            tap = await self._on_tap(lease, Space.add_tap)
+            tap = await self._on_tap(lease, lambda space: space.add_tap(lease, outward=outward))
         return NetworkAttachment("user", lease, tap, tap_name(lease))
 
     def adopted(self, lease: Lease) -> None:
@@ -200,17 +208,17 @@ class UserNetwork:
         self._probe = None
         return answer
 
-    async def _on_tap(self, lease: Lease, add: Callable[[Space, Lease], Awaitable[_T]]) -> _T:
+    async def _on_tap(self, lease: Lease, add: Callable[[Space], Awaitable[_T]]) -> _T:
         """``add`` a TAP to the running network, or to a new one if its holder has died."""
         space = await self._up()
         try:
-            return await add(space, lease)
+            return await add(space)
         except (OSError, BangerError) as error:
             if not await _ends(space.holder):
                 raise _no_tap(lease, error) from error
         log.error("network: %s", DIED)
         try:
-            return await add(await self._renew(), lease)
+            return await add(await self._renew())
         except (OSError, BangerError) as error:
             raise _no_tap(lease, error) from error
 

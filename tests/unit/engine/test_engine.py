@@ -48,6 +48,13 @@ async def test_ssh_gets_a_forward_without_being_asked(engine, world):
     assert forward.host_port in world.ports
 
 
+async def test_the_network_is_told_who_may_go_out(engine, world):
+    await make(engine, "in", VmSpec(disk_bytes=1 << 30, nat=False))
+    await make(engine, "out")
+    outward = {engine.resolve(name).id: name == "out" for name in ("in", "out")}
+    assert world.outward == outward
+
+
 async def test_a_vm_without_network_has_no_forward(engine, world):
     await make(engine, spec=VmSpec(disk_bytes=1 << 30, network=NetworkMode.NONE))
     assert world.ports == set()
@@ -182,6 +189,19 @@ async def test_a_guest_that_ignores_shutdown_is_ended_and_the_stage_says_so(engi
     assert "did not power off" in stopped.stages[0].detail
     assert machine.state is VmState.STOPPED
     assert world.vmms == {}
+
+
+async def test_a_guest_gets_the_time_to_shut_down_that_was_asked_for_also_above_the_default(
+    engine, world
+):
+    await make(engine)
+    world.obeys = False
+    machine = engine.resolve("one")
+    vmm = machine.vmm
+    asyncio.get_running_loop().call_later(0.6, vmm.end, "guest-shutdown")  # the default is 0.3 s
+    stopped = await finished(engine, engine.stop(machine, 5, force=False))
+    assert stopped.stages[0].detail == ""
+    assert 0.5 < stopped.stages[0].duration_ms / 1000 < 4
 
 
 async def test_stop_cuts_a_hanging_start_short(engine, world):

@@ -20,7 +20,7 @@ from banger.network.filter import (
 from banger.network.plan import NetworkPlan
 
 PLAN = NetworkPlan()
-ONE = Pin("tap0", "02:b4:00:00:00:01", "10.113.0.16")
+ONE = Pin("tap0", "02:b4:00:00:00:01", "10.113.0.16", outward=True)
 TWO = Pin("tap1", "02:b4:00:01:00:02", "10.113.0.17")
 
 
@@ -48,6 +48,7 @@ table bridge banger {
 }
 table inet banger {
     set closed { type ipv4_addr; flags interval; }
+    set outward { type ipv4_addr; }
     chain input {
         type filter hook input priority 0; policy drop;
         ct state established,related accept
@@ -57,6 +58,7 @@ table inet banger {
     chain forward {
         type filter hook forward priority 0; policy drop;
         ct state invalid drop
+        iifname "br0" ip saddr != @outward reject with icmpx type admin-prohibited
         iifname "br0" oifname "uplink0" ip daddr 10.114.0.3 udp dport 53 accept
         iifname "br0" oifname "uplink0" ip daddr 10.114.0.3 tcp dport 53 accept
         iifname "br0" ip daddr @closed reject with icmpx type admin-prohibited
@@ -80,17 +82,20 @@ table ip banger {
     }
 }
 add element bridge banger pins { "tap0" . 02:b4:00:00:00:01 . 10.113.0.16, "tap1" . 02:b4:00:01:00:02 . 10.113.0.17 }
+add element inet banger outward { 10.113.0.16 }
 flush set inet banger closed
 add element inet banger closed { 0.0.0.0/8, 10.113.0.0/16, 10.114.0.0/24, 127.0.0.0/8, 169.254.0.0/16, 192.0.2.2/32, 224.0.0.0/3 }
 """)
 
 
 def test_a_change_is_elements_of_sets_and_never_rules():
-    assert (
-        pin([ONE])
-        == 'add element bridge banger pins { "tap0" . 02:b4:00:00:00:01 . 10.113.0.16 }\n'
+    assert pin([ONE]) == (
+        'add element bridge banger pins { "tap0" . 02:b4:00:00:00:01 . 10.113.0.16 }\n'
+        "add element inet banger outward { 10.113.0.16 }\n"
     )
+    assert "outward" not in pin([TWO])
     assert unpin([ONE]) == pin([ONE]) + pin([ONE]).replace("add", "delete")
+    assert "delete element inet banger outward { 10.113.0.17 }" in unpin([TWO])
     assert pin([TWO, ONE, TWO]) == pin([ONE, TWO])
     assert pin([]) == unpin([]) == ""
 
@@ -120,7 +125,7 @@ def test_every_network_of_the_host_is_closed_and_none_overlap(host):
 
 def test_nfts_listing_of_the_set_is_read_back():
     listed = [{"concat": ["tap0", ONE.mac, ONE.ip]}, {"concat": ["tap1", TWO.mac, TWO.ip]}]
-    assert pins_of(listed) == {ONE, TWO}
+    assert pins_of(listed, [ONE.ip]) == {ONE, TWO}
     for strange in ("tap0", {"concat": ["tap0"]}, {"elem": {}}, None):
         with pytest.raises(ValueError, match="not a pin"):
-            pins_of([strange])
+            pins_of([strange], [])

@@ -51,6 +51,11 @@ async def test_without_namespaces_auto_falls_back_with_a_warning_in_plain_words(
     assert described == {"mode": "qemu-user", "detail": attached.warning}
 
 
+async def test_a_guest_that_may_not_go_out_needs_no_warning(network):
+    attached = await network.attach(lease(network), "auto", named=False, outward=False)
+    assert (attached.mode, attached.warning) == ("qemu-user", "")
+
+
 async def test_without_namespaces_user_is_an_error_with_the_next_step(network):
     with pytest.raises(HostLacksError) as caught:
         await network.attach(lease(network), "user", named=False)

@@ -123,6 +123,12 @@ def test_qemus_own_network_has_the_leases_addresses_and_no_ipv6():
     )
 
 
+def test_qemus_own_network_leads_nowhere_without_nat():
+    spec = replace(REQUEST.spec, nat=False)
+    words = argv(replace(REQUEST, spec=spec, network=NetworkAttachment("qemu-user", LEASE)))
+    assert after(words, "-netdev")[0].endswith(",restrict=on")
+
+
 @pytest.mark.parametrize(
     "network", [NetworkAttachment("none", LEASE), NetworkAttachment("none", None)]
 )

@@ -108,5 +108,6 @@ def _nic(request: LaunchRequest, fds: Descriptors) -> list[str]:
         return ["-netdev", backend, "-device", f"{device},host_mtu={NAMESPACE_MTU}"]
     lease = network.lease
     net = ipaddress.ip_network(f"{lease.ip}/{lease.prefix_length}", strict=False)
-    backend = f"user,id=n0,ipv6=off,net={net},host={lease.gateway},dns={lease.dns}"
+    inward = "" if request.spec.nat else ",restrict=on"
+    backend = f"user,id=n0,ipv6=off,net={net},host={lease.gateway},dns={lease.dns}{inward}"
     return ["-netdev", backend, "-device", device]
