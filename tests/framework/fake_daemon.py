@@ -518,7 +518,10 @@ def _exec(daemon, connection, request):
             ends = {"stdin": slave, "stdout": slave, "stderr": slave}
         else:
             ends = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        process = subprocess.Popen(request.argv, env=env, cwd=cwd, start_new_session=True, **ends)
+        process = subprocess.Popen(
+            request.argv, env=env, cwd=cwd, start_new_session=True, **ends,
+            preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if request.tty else None,  # noqa: PLW1509
+        )  # fmt: skip
     except OSError as error:
         connection.send(bytes([FrameType.FAILED]) + str(error).encode())
         return
