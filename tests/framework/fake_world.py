@@ -250,6 +250,9 @@ class FakeGuest:
         self.world, self.paths = world, paths
 
     async def wait_connected(self, timeout_s):
+        self.world.booting.add(self.paths.runtime)
+        self.world.most_booting = max(self.world.most_booting, len(self.world.booting))
+        await asyncio.sleep(0.001)
         await self.world.may_hang("agent")
         self.world.may_fail("agent")
 
@@ -267,6 +270,7 @@ class FakeGuest:
     async def wait_services(self, timeout_s):
         await self.world.may_hang("services")
         self.world.may_fail("services")
+        self.world.booting.discard(self.paths.runtime)
         return await self.healthz()
 
     async def stats(self, timeout_s=2.0):
@@ -304,6 +308,7 @@ class World:
         self.vmms, self.taps, self.ports, self.known_hosts = {}, set(), set(), {}
         self.foreign_ports, self.outward = set(), {}
         self.fail_at, self.hang_at = set(), set()
+        self.booting, self.most_booting = set(), 0
         self.hanging = asyncio.Event()
         self.boots = self.agent_answers = self.obeys = True
         self.dies_at_boot = ""

@@ -230,11 +230,12 @@ async def test_delete_cuts_a_hanging_create_short_and_succeeds(engine, world):
     assert world.inventory() == before
 
 
-async def test_twenty_creates_at_once_all_succeed_two_at_a_time(engine):
+async def test_twenty_creates_at_once_all_succeed_two_at_a_time(engine, world):
     runs = [engine.create(f"vm-{n}", "debian", SPEC, start=True, ready_s=None) for n in range(20)]
     records = await asyncio.wait_for(asyncio.gather(*(run.wait() for run in runs)), 20)
     assert {record.state for record in records} == {OperationState.SUCCEEDED}
     assert len({machine.lease.ip for machine in engine.machines()}) == 20
+    assert world.most_booting == 2
 
 
 async def test_a_taken_name_and_a_taken_port_are_refused(engine, world):
