@@ -69,7 +69,7 @@ def test_in_create(banger, point):
     """What was half made is undone; a VM that was complete but for the last word is kept."""
     banger.is_killed_in(point, lambda client: banger.make(client, "one"))
     with banger.daemon() as client:
-        check_truth(banger, client)
+        check_truth(banger, client, fresh=True)
         if point == last_of("vm.create"):
             assert [vm.state for vm in client.vms()] == ["running"]
             assert ended(client, client.delete_vm("one")).state == "succeeded"
@@ -83,7 +83,7 @@ def test_in_create(banger, point):
 def test_in_start(banger, vm, point):
     banger.is_killed_in(point, lambda client: ended(client, client.start_vm(vm)))
     with banger.daemon() as client:
-        check_truth(banger, client)
+        check_truth(banger, client, fresh=True)
         assert client.vm(vm).state == ("running" if point == last_of("vm.start") else "stopped")
 
 
@@ -91,7 +91,7 @@ def test_in_start(banger, vm, point):
 def test_in_stop(banger, running, point):
     banger.is_killed_in(point, lambda client: ended(client, client.stop_vm(running)))
     with banger.daemon() as client:
-        check_truth(banger, client)
+        check_truth(banger, client, fresh=True)
         assert client.vm(running).state == "stopped"
 
 
@@ -109,7 +109,7 @@ def test_in_restart(banger, request, point, which):
     vm = request.getfixturevalue(which)
     banger.is_killed_in(point, lambda client: ended(client, client.restart_vm(vm)))
     with banger.daemon() as client:
-        check_truth(banger, client)
+        check_truth(banger, client, fresh=True)
         assert client.vm(vm).state == "stopped"
 
 
@@ -118,14 +118,14 @@ def test_in_delete(banger, vm, point):
     """A deletion that was begun is finished."""
     banger.is_killed_in(point, lambda client: ended(client, client.delete_vm(vm)))
     with banger.daemon() as client:
-        check_truth(banger, client)
+        check_truth(banger, client, fresh=True)
         assert client.vms() == []
 
 
 def test_in_delete_of_a_running_vm(banger, running):
     banger.is_killed_in("vm.delete.vmm.before", lambda client: client.delete_vm(running))
     with banger.daemon() as client:
-        check_truth(banger, client)
+        check_truth(banger, client, fresh=True)
         assert client.vms() == []
 
 
@@ -135,7 +135,7 @@ def test_in_set(banger, vm, point):
     wish = schema.VmPatch(name="two", memory_mib=640, work_bytes=2 << 30)
     banger.is_killed_in(point, lambda client: client.set_vm(vm, wish))
     with banger.daemon("vm.start.network.before=error") as client:
-        check_truth(banger, client)
+        check_truth(banger, client, fresh=True)
         now = client.vm(vm)
         assert now.state == "stopped"
         old, new = ("one", 512, 1 << 30), ("two", 640, 2 << 30)
@@ -167,7 +167,7 @@ def test_in_pause_and_resume(banger, box, point):
     verb = {"vm.pause": "pause_vm", "vm.resume": "resume_vm"}[kind]
     banger.is_killed_in(point, lambda client: ended(client, getattr(client, verb)(box)))
     with banger.daemon() as client:
-        check_truth(banger, client)
+        check_truth(banger, client, fresh=True)
         done = point.endswith("after")
         expected = "paused" if done == (kind == "vm.pause") else "running"
         assert client.vm(box).state == expected

@@ -125,4 +125,4 @@ def test_together_with_the_daemon(banger, stage):
     with banger.daemon() as client:
         assert client.vms() == []
         assert client.operations(limit=1)[0].state == "failed"
-        check_truth(banger, client)
+        check_truth(banger, client, fresh=True)
