@@ -223,6 +223,9 @@ class FakeImages:
             await self.world.may_hang(f"build-{stage}")
         return IMAGE
 
+    async def sweep(self):
+        pass
+
     async def delete(self, image_id):
         del self.images[image_id]
 
