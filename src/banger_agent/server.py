@@ -10,7 +10,6 @@ from banger_agent.mux import Closed
 AGENT_PORT = 1024
 TOKEN = "/etc/banger/agent-token"
 MAX_WAIT_MS = 3600 * 1000
-_SHUTDOWN_S = 10
 
 
 class Agent:
@@ -124,24 +123,13 @@ def _exec(request):
 
 
 def _shutdown(request):
-    from banger_agent import process
+    from banger_agent import tools
 
     reboot = request.json().get("reboot") is True
     verb = "reboot" if reboot else "poweroff"
     systemd = os.path.isdir("/run/systemd/system")
     argv = ["systemctl", "--no-block", verb] if systemd else ["runit-init", "6" if reboot else "0"]
-    try:
-        started = process.spawn(argv, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, "/")
-    except OSError as error:
-        raise BadRequest(500, "%s cannot be started" % argv[0], _words(error)) from None
-    try:
-        if not started.ended(_SHUTDOWN_S):
-            started.signal(9)
-        if started.wait() != 0:
-            said = os.read(started.outputs[1], 1000).decode("utf-8", "replace")
-            raise BadRequest(500, "%s %s failed" % (argv[0], verb), said)
-    finally:
-        started.close()
+    tools.run(*argv)
     request.answer_empty()
 
 
@@ -155,9 +143,10 @@ def _clock(request):
     request.answer_empty()
 
 
-def _identity(_request):
-    what = "a running guest cannot be given a new identity: not built yet"
-    raise BadRequest(501, what, hint="stop the VM and start it: the identity drive is read at boot")
+def _identity(request):
+    from banger_agent import identity
+
+    identity.serve(request)
 
 
 def _tcp(request):

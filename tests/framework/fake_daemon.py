@@ -486,7 +486,9 @@ def _web_socket(daemon, request):
         vm = daemon.vm(values["ref"])
         if vm.state != "running":
             raise RefusedError(f"VM {vm.name} is {vm.state}", hint=f"banger vm start {vm.name}")
-        if route is routes.VM_PROXY:
+        if route is routes.VM_CONSOLE:
+            connection.send(daemon.console[-int(query["tail_bytes"]) :])
+        elif route is routes.VM_PROXY:
             daemon.tcp[int(query["port"])](connection)
         else:
             _exec(

@@ -292,6 +292,10 @@ class FakeGuest:
         async for _ in tar:
             pass
 
+    async def set_clock(self, epoch_ms, timeout_s=2.0):
+        await self.healthz()
+        self.world.clocks_ms.append(epoch_ms)
+
     async def shutdown(self, *, reboot=False):
         if not self.world.agent_answers:
             raise GuestNotReadyError("the agent did not answer")
@@ -309,6 +313,7 @@ class World:
     def __init__(self, directory):
         self.directory = directory
         self.vmms, self.taps, self.ports, self.known_hosts = {}, set(), set(), {}
+        self.clocks_ms = []
         self.foreign_ports, self.outward = set(), {}
         self.fail_at, self.hang_at = set(), set()
         self.booting, self.most_booting = set(), 0

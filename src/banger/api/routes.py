@@ -43,6 +43,9 @@ VM_LOGS = Route(
 VM_FILES_GET = Route("GET", f"{PREFIX}/vms/{{ref}}/files")  # ?path=/in/guest -> application/x-tar
 VM_FILES_PUT = Route("PUT", f"{PREFIX}/vms/{{ref}}/files")  # ?path=/in/guest <- application/x-tar
 VM_EXEC = Route("WS", f"{PREFIX}/vms/{{ref}}/exec")
+VM_CONSOLE = Route(
+    "WS", f"{PREFIX}/vms/{{ref}}/console"
+)  # ?tail_bytes=N, binary messages are what the guest writes; it takes no input
 VM_PROXY = Route(
     "WS", f"{PREFIX}/vms/{{ref}}/proxy"
 )  # ?port=22, binary messages are the bytes of the stream

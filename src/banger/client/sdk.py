@@ -21,7 +21,7 @@ from banger.host.config import Config, load_config
 from banger.model.errors import BangerError
 
 if TYPE_CHECKING:  # websockets is for those who stream
-    from banger.client.streams import ExecStream, Finished, ProxyStream
+    from banger.client.streams import ConsoleStream, ExecStream, Finished, ProxyStream
 
 _T = TypeVar("_T")
 SLOW_S = 600.0  # answers that wait for work on disks
@@ -202,6 +202,12 @@ class Client:
         from banger.client.streams import ProxyStream  # noqa: PLC0415  see above
 
         return ProxyStream.open(self.transport.path, check_ref(ref), port)
+
+    def console(self, ref: str, *, tail_bytes: int = 64 << 10) -> ConsoleStream:
+        """The guest's serial console as it is written, from ``tail_bytes`` before its end on."""
+        from banger.client.streams import ConsoleStream  # noqa: PLC0415  see above
+
+        return ConsoleStream.open(self.transport.path, check_ref(ref), tail_bytes)
 
     def images(self) -> list[schema.Image]:
         """All images, oldest first."""

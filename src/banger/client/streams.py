@@ -169,6 +169,20 @@ def run_to_end(stream: ExecStream, data: bytes, timeout_s: float) -> Finished:
         feeder.join(10)
 
 
+class ConsoleStream(_Stream):
+    """What a guest writes to its serial console."""
+
+    @classmethod
+    def open(cls, path: Path, ref: str, tail_bytes: int) -> ConsoleStream:
+        """Listen to the VM ``ref``; an error comes with the first read."""
+        url = target(routes.VM_CONSOLE, {"tail_bytes": tail_bytes}, {"ref": ref})
+        return cls(_connect(path, url))
+
+    def receive(self, timeout_s: float | None = None) -> bytes | None:
+        """The next bytes; None once the VM is gone, TimeoutError if it wrote nothing for so long."""
+        return self._receive(timeout_s)
+
+
 class ProxyStream(_Stream):
     """A byte stream to a TCP port of the guest; no half-close: closing ends both directions."""
 

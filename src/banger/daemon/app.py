@@ -6,7 +6,7 @@ from litestar import Litestar
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 
-from banger.daemon.handlers import streams
+from banger.daemon.handlers import logs, streams
 from banger.daemon.handlers.images import ImageController
 from banger.daemon.handlers.info import info, metrics
 from banger.daemon.handlers.operations import OperationController
@@ -33,6 +33,7 @@ def make_app(service: Service | None) -> Litestar:
             info,
             metrics,
             *streams.HANDLERS,
+            *logs.HANDLERS,
         ],
         dependencies={"service": Provide(provide, sync_to_thread=False)},
         exception_handlers=HANDLERS,

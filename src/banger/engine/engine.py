@@ -166,7 +166,7 @@ class Engine:
 
     def resume(self, machine: Machine) -> OperationRecord:
         """Begin vm.resume."""
-        return self._ask(machine, Verb.RESUME, lambda run: verbs.resume(machine, run))
+        return self._ask(machine, Verb.RESUME, lambda run: verbs.resume(self.context, machine, run))
 
     async def change(self, machine: Machine, changes: verbs.Changes) -> OperationRecord:
         """Do vm.set and wait for it: it is short, and its caller wants the changed VM."""

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from banger.engine.ports import Store
+from banger.host import faults
 from banger.model import clock
 from banger.model.errors import (
     BangerError,
@@ -87,7 +88,7 @@ class OperationRun:
 
     @asynccontextmanager
     async def stage(self, name: str) -> AsyncIterator[StageHandle]:
-        """Record the block as stage ``name``; its outcome is the block's."""
+        """Record the block as stage ``name``; its outcome is the block's. Trace points: ``<kind>.<name>.before`` and ``.after``."""
         seq = len(self.record.stages)
         started_ms = clock.monotonic_ms()
         stage = StageRecord(name, OperationState.RUNNING, clock.now())
@@ -101,7 +102,9 @@ class OperationRun:
             )
 
         try:
+            await faults.point(f"{self.record.kind}.{name}.before")
             yield handle
+            await faults.point(f"{self.record.kind}.{name}.after")
         except asyncio.CancelledError:
             close(OperationState.CANCELLED)
             raise

@@ -16,7 +16,9 @@ from banger.engine.context import Context
 from banger.engine.effects import EFFECTS, RUN_EFFECTS, undo_effects
 from banger.engine.engine import Engine
 from banger.engine.machine import Machine
+from banger.engine.ports import RunningVmm
 from banger.engine.stages import open_forwards
+from banger.engine.verbs import vmm_status
 from banger.host import proc
 from banger.model.errors import BangerError
 from banger.model.ids import is_id
@@ -110,8 +112,17 @@ async def _adopt(context: Context, machine: Machine) -> bool:
         await open_forwards(context, machine)
     except BangerError as error:
         log.warning("VM %s: its forwards could not be opened again: %s", machine.id, error)
+    await _look_at_vmm(machine, vmm)
     machine.checker = asyncio.create_task(check_ready(machine), name=f"ready? {machine.id}")
     return True
+
+
+async def _look_at_vmm(machine: Machine, vmm: RunningVmm) -> None:
+    """Whether it is paused is what the VMM says: the daemon before may have ended between telling it and writing it down."""
+    status = await vmm_status(vmm)
+    state = {"running": VmState.RUNNING, "paused": VmState.PAUSED}.get(status or "")
+    if state is not None and state is not machine.state:
+        machine.enter(state)
 
 
 async def check_ready(machine: Machine, timeout_s: float = 60.0) -> None:

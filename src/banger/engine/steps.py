@@ -1,8 +1,7 @@
 """A step: one stage of an operation, what it does to the host, and how the executor runs a list of them.
 
-The executor writes the ledger around every step (intended before, settled after), registers the inverses of its effects before
-the step begins, since inverses are idempotent and a step can fail half-way, and passes the trace points
-``<kind>.<stage>.before`` and ``.after``.
+The executor writes the ledger around every step (intended before, settled after) and registers the inverses of its effects before
+the step begins, since inverses are idempotent and a step can fail half-way.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from banger.engine.context import Context
 from banger.engine.effects import undo_effect
 from banger.engine.machine import Machine
 from banger.engine.operations import OperationRun
-from banger.host import faults
 from banger.host.undo import UndoStack
 from banger.model.clock import Deadline
 
@@ -54,9 +52,7 @@ async def perform(
 ) -> None:
     """Do ``steps`` in order as stages of ``run``; what they made is on ``undo`` for the caller to keep or take back."""
     for step in steps:
-        point = f"{run.record.kind}.{step.name}"
         async with run.stage(step.name) as stage:
-            await faults.point(f"{point}.before")
             for effect in step.effects:
                 context.store.intend(machine.id, effect)
                 undo.push(
@@ -67,4 +63,3 @@ async def perform(
             stage.detail = await step.do(context, machine, job)
             for effect in step.effects:
                 context.store.settle(machine.id, effect)
-            await faults.point(f"{point}.after")

@@ -17,6 +17,7 @@ from banger.engine.ports import RunningVmm
 from banger.engine.stages import close_tap, save_copy, write_identity
 from banger.engine.steps import Job, perform
 from banger.host.undo import UndoStack
+from banger.model import clock
 from banger.model.errors import BangerError, GuestNotReadyError, RefusedError, VmmDiedError
 from banger.model.record import ErrorRecord
 from banger.model.spec import Forward
@@ -95,9 +96,31 @@ async def stop(
         async with run.stage("vmm"):
             await undo_effects(context, machine, RUN_EFFECTS)
     except BaseException as error:
-        machine.enter(VmState.FAILED, error=ErrorRecord.of(error))
+        await _not_stopped(context, machine, error)
         raise
     machine.enter(VmState.STOPPED)
+
+
+async def _not_stopped(context: Context, machine: Machine, error: BaseException) -> None:
+    """After a stop that broke off: a VM whose VMM is still there runs; of another nothing is left, as far as that can be done."""
+    if machine.vmm is not None and machine.exited is not None and not machine.exited.done():
+        paused = await vmm_status(machine.vmm) == "paused"
+        machine.enter(VmState.PAUSED if paused else VmState.RUNNING, error=ErrorRecord.of(error))
+        return
+    try:
+        await undo_effects(context, machine, RUN_EFFECTS)
+    except Exception as again:  # noqa: BLE001  the first error is the one that is told
+        log.warning("VM %s: cleaning up after it was not stopped failed: %s", machine.id, again)
+    machine.enter(VmState.FAILED, error=ErrorRecord.of(error))
+
+
+async def vmm_status(vmm: RunningVmm) -> str | None:
+    """What a VMM says of itself (``running``, ``paused``), None if it does not answer."""
+    try:
+        return await vmm.status()
+    except (BangerError, OSError) as error:
+        log.info("VMM of pid %d does not say how it is: %s", vmm.identity.pid, error)
+        return None
 
 
 async def _shut_down(context: Context, machine: Machine, job: Job, *, resume: bool) -> str:
@@ -183,14 +206,28 @@ async def pause(machine: Machine, run: OperationRun) -> None:
     """Stop the guest's vCPUs; memory stays."""
     async with run.stage("vmm"):
         await _vmm(machine).pause()
-    machine.enter(VmState.PAUSED)
+        machine.enter(VmState.PAUSED)
 
 
-async def resume(machine: Machine, run: OperationRun) -> None:
-    """Let the guest's vCPUs run again."""
+async def resume(context: Context, machine: Machine, run: OperationRun) -> None:
+    """Let the guest's vCPUs run again, and set its clock, which stood still meanwhile."""
     async with run.stage("vmm"):
         await _vmm(machine).resume()
-    machine.enter(VmState.RUNNING)
+        machine.enter(VmState.RUNNING)
+    async with run.stage("clock") as stage:
+        stage.detail = await _set_clock(context, machine)
+
+
+async def _set_clock(context: Context, machine: Machine) -> str:
+    """Why the guest's clock could not be set; "" if it was. A guest whose agent is silent runs on all the same."""
+    if machine.guest is None:
+        return "not set: the guest has no agent"
+    try:
+        await machine.guest.set_clock(clock.epoch_ms(), context.timeouts.agent_call_s)
+    except (BangerError, OSError, TimeoutError) as error:
+        log.info("VM %s: its clock was not set: %s", machine.id, error)
+        return f"not set: {error}"
+    return ""
 
 
 def _vmm(machine: Machine) -> RunningVmm:

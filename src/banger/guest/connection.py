@@ -141,6 +141,10 @@ class AgentGuest:
                 hint="banger vm ports NAME",
             ) from error
 
+    async def set_clock(self, epoch_ms: int, timeout_s: float = 2.0) -> None:
+        """Set the guest's clock to ``epoch_ms`` since 1970."""
+        await self._json("POST", "/clock", timeout_s, {"epoch_ms": epoch_ms}, done=True)
+
     async def shutdown(self, *, reboot: bool = False) -> None:
         """Ask init to power off or reboot; returns when it was told."""
         await self._json("POST", "/shutdown", CALL_S, {"reboot": reboot}, done=True)

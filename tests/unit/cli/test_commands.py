@@ -77,9 +77,18 @@ def test_list_is_a_table_json_or_names(daemon, shell):
     assert shell.ok("vm", "list", "--format", "name").stdout == "web\noff\n"
 
 
-@pytest.mark.parametrize("alias", ["ls", "ps"])
+@pytest.mark.parametrize("alias", ["ls", "ps", "vm ls"])
 def test_aliases_list(daemon, shell, alias):
-    assert shell.ok(alias, "--format", "name").stdout == "web\noff\n"
+    assert shell.ok(*alias.split(), "--format", "name").stdout == "web\noff\n"
+
+
+def test_every_noun_with_a_list_or_a_delete_has_their_aliases(daemon, shell):
+    assert shell.ok("image", "ls", "--format", "name").stdout == "debian\n"
+    shell.ok("vm", "rm", "web")
+    assert shell.ok("op", "ls", "--format", "name").stdout == f"{daemon.operations[0].id}\n"
+    shell.ok("image", "rm", "debian")
+    assert daemon.images == []
+    shell.fails(2, "op", "rm", "x")
 
 
 def test_an_empty_list_says_what_to_do_on_stderr_only(daemon, shell):

@@ -26,6 +26,12 @@ from tests.framework.fake_daemon import a_vm, an_image
 from tests.framework.installation import wait_until
 from tests.framework.stages import CREATE_STAGES
 
+
+def all_of(console):
+    with console:
+        return b"".join(iter(lambda: console.receive(10), None))
+
+
 CALLS = {
     routes.INFO: lambda c: c.info(),
     routes.METRICS: lambda c: c.metrics(),
@@ -45,7 +51,8 @@ CALLS = {
     routes.VM_LOGS: lambda c: c.logs("web").__enter__(),
     routes.VM_FILES_GET: lambda c: c.get_files("web", "/root").__enter__(),
     routes.VM_EXEC: lambda c: c.run("web", schema.ExecRequest(["true"])),
-    routes.VM_PROXY: lambda c: c.proxy("web", 7).close(),
+    routes.VM_CONSOLE: lambda c: all_of(c.console("web")),
+    routes.VM_PROXY: lambda c: b"".join(c.proxy("web", 7).pieces()),
     routes.IMAGES_LIST: lambda c: c.images(),
     routes.IMAGES_BUILD: lambda c: c.build_image(schema.ImageBuild()),
     routes.IMAGE_SHOW: lambda c: c.image("debian"),
@@ -312,6 +319,13 @@ def test_proxy_carries_bytes_both_ways(daemon, client):
     with client.proxy("web", 80) as stream:
         assert stream.send(b"hello")
         assert b"".join(stream.pieces()) == b"HELLO"
+
+
+def test_the_console_comes_in_messages(daemon, client):
+    daemon.vms.append(a_vm("web"))
+    assert all_of(client.console("web", tail_bytes=18)) == b"line 198\nline 199\n"
+    with pytest.raises(NotFoundError):
+        all_of(client.console("none"))
 
 
 def test_logs_come_in_pieces(daemon, client):

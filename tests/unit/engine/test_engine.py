@@ -1,6 +1,7 @@
 """Operations on VMs over a host in memory: what succeeds, what fails, and that nothing is left behind."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -291,6 +292,30 @@ async def test_pause_and_resume(engine):
     await finished(engine, engine.pause(machine))
     assert machine.state is VmState.PAUSED
     await finished(engine, engine.resume(machine))
+    assert machine.state is VmState.RUNNING
+
+
+async def test_resume_sets_the_clock_that_stood_still(engine, world):
+    await make(engine)
+    machine = engine.resolve("one")
+    await finished(engine, engine.pause(machine))
+    before_ms = time.time() * 1000
+    await finished(engine, engine.resume(machine))
+    (clock_ms,) = world.clocks_ms
+    assert before_ms - 1 <= clock_ms <= time.time() * 1000
+
+
+async def test_a_guest_whose_agent_is_silent_is_resumed_all_the_same_and_the_stage_says_so(
+    engine, world
+):
+    await make(engine)
+    machine = engine.resolve("one")
+    await finished(engine, engine.pause(machine))
+    world.agent_answers = False
+    record = await finished(engine, engine.resume(machine))
+    assert record.state is OperationState.SUCCEEDED
+    assert record.stages[-1].name == "clock"
+    assert record.stages[-1].detail.startswith("not set: ")
     assert machine.state is VmState.RUNNING
 
 

@@ -10,6 +10,7 @@ import click
 from banger.api import routes
 from banger.cli import params
 from banger.cli.commands.vm_look import age
+from banger.cli.lazy import Entry, LazyGroup
 from banger.cli.output import data, errors
 from banger.cli.output.data import Json
 from banger.cli.output.text import dash
@@ -20,7 +21,18 @@ from banger.model.units import format_size
 NO_IMAGES = "no images yet; build one: banger image build"
 
 
-@click.group()
+_C = "banger.cli.commands.image"
+_TABLE: dict[str, Entry] = {
+    "list": Entry(f"{_C}:list_images", "List images."),
+    "show": Entry(f"{_C}:show", "Show one image."),
+    "build": Entry(f"{_C}:build", "Build an image."),
+    "delete": Entry(f"{_C}:delete", "Delete images that no VM uses."),
+    "ls": Entry(f"{_C}:list_images", "Alias of: list.", alias=True),
+    "rm": Entry(f"{_C}:delete", "Alias of: delete.", alias=True),
+}
+
+
+@click.group(cls=LazyGroup, lazy=_TABLE)
 def image() -> None:
     """Build and manage images."""
 
@@ -38,7 +50,7 @@ def _row(item: Json) -> Sequence[str]:
     )
 
 
-@image.command("list")
+@click.command("list")
 @data.format_option
 @pass_session
 def list_images(session: Session, *, output: str) -> None:
@@ -68,7 +80,7 @@ def _pairs(item: Json) -> list[tuple[str, object]]:
     ]
 
 
-@image.command()
+@click.command()
 @click.argument("name", type=params.IMAGE)
 @data.format_option
 @pass_session
@@ -82,7 +94,7 @@ def _print(session: Session, ref: str, output: str) -> None:
     data.show_one(item, output, pairs=_pairs, name=item["name"])
 
 
-@image.command()
+@click.command()
 @click.argument("recipe", default="debian")
 @click.option(
     "--name", type=params.Name("image"), help="Name of the image.  [default: the recipe's]"
@@ -113,7 +125,7 @@ def _recipe(recipe: str) -> str:
     return os.path.abspath(recipe) if "/" in recipe or recipe.endswith(".toml") else recipe  # noqa: PTH100  no symlinks resolved
 
 
-@image.command()
+@click.command()
 @click.argument("names", metavar="NAME…", type=params.IMAGE, nargs=-1, required=True)
 @pass_session
 def delete(session: Session, *, names: Sequence[str]) -> None:

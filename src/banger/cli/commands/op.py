@@ -9,14 +9,24 @@ import click
 from banger.api import routes
 from banger.cli import params
 from banger.cli.commands.vm_look import age
+from banger.cli.lazy import Entry, LazyGroup
 from banger.cli.output import data
 from banger.cli.output.data import Json
 from banger.cli.output.text import dash
 from banger.cli.session import Session, pass_session
 from banger.model.units import format_duration
 
+_C = "banger.cli.commands.op"
+_TABLE: dict[str, Entry] = {
+    "list": Entry(f"{_C}:list_operations", "List the newest operations."),
+    "show": Entry(f"{_C}:show", "Show an operation with its stages."),
+    "wait": Entry(f"{_C}:wait", "Follow an operation to its end."),
+    "cancel": Entry(f"{_C}:cancel", "Ask an operation to end."),
+    "ls": Entry(f"{_C}:list_operations", "Alias of: list.", alias=True),
+}
 
-@click.group()
+
+@click.group(cls=LazyGroup, lazy=_TABLE)
 def op() -> None:
     """Follow and cancel operations: what the daemon does and did."""
 
@@ -36,7 +46,7 @@ def _row(item: Json) -> Sequence[str]:
     )
 
 
-@op.command("list")
+@click.command("list")
 @click.option("-n", "--limit", type=click.IntRange(1, 1000), default=30, show_default=True)
 @data.format_option
 @pass_session
@@ -71,7 +81,7 @@ def _pairs(item: Json) -> list[tuple[str, object]]:
     return pairs
 
 
-@op.command()
+@click.command()
 @click.argument("operation", type=params.OPERATION)
 @data.format_option
 @pass_session
@@ -81,7 +91,7 @@ def show(session: Session, *, operation: str, output: str) -> None:
     data.show_one(item, output, pairs=_pairs, name=item["id"])
 
 
-@op.command()
+@click.command()
 @click.argument("operation", type=params.OPERATION)
 @click.option("--timeout", type=params.TIMEOUT, help="Give up waiting after so many seconds.")
 @click.option(
@@ -93,7 +103,7 @@ def wait(session: Session, *, operation: str, timeout: float | None, output: str
     _follow(session, operation, timeout, output)
 
 
-@op.command()
+@click.command()
 @click.argument("operation", type=params.OPERATION)
 @click.option("--no-wait", is_flag=True, help="Do not wait until it has undone what it made.")
 @pass_session

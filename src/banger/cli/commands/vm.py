@@ -25,6 +25,8 @@ _TABLE: dict[str, Entry] = {
     "health": Entry(f"{_C}.vm_look:health", "Ask the guest how it is."),
     "stats": Entry(f"{_C}.vm_look:stats", "Show what a VM uses."),
     "ports": Entry(f"{_C}.vm_look:ports", "List the ports that listen in a VM."),
+    "ls": Entry(f"{_C}.vm_look:list_vms", "Alias of: list.", alias=True),
+    "rm": Entry(f"{_C}.vm_life:delete", "Alias of: delete.", alias=True),
     "proxy": Entry(f"{_C}.vm_exec:proxy", "Connect stdin and stdout to a port.", hidden=True),
 }
 

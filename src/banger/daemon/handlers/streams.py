@@ -1,21 +1,21 @@
-"""Bytes in and out of a guest: exec and proxy over WebSocket, files as tar, logs as text.
+"""Bytes in and out of a guest: exec and proxy over WebSocket, files as tar.
 
-On a WebSocket an error before the first frame is one text message, an `api.schema.Error`, and then the close.
+On a WebSocket an error is one text message, an `api.schema.Error`, and then the close.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import suppress
+from typing import Annotated, Any
 
 import msgspec
-from litestar import MediaType, Request, WebSocket, get, put, websocket
+from litestar import Request, WebSocket, get, put, websocket
 from litestar.di import NamedDependency
 from litestar.exceptions import WebSocketDisconnect
-from litestar.params import FromPath, FromQuery, Parameter
+from litestar.params import FromPath, Parameter
 from litestar.response import Stream
 
 from banger.api import schema
@@ -24,7 +24,6 @@ from banger.daemon.problems import problems
 from banger.daemon.service import Service, describe
 from banger.engine.ports import ExecSession
 from banger.engine.ports import Stream as GuestStream
-from banger.host import fs
 from banger.model.errors import BangerError, InvalidInputError
 
 log = logging.getLogger(__name__)
@@ -34,12 +33,14 @@ GuestPath = Annotated[
 Ref = Annotated[str, Parameter(description="name, id or unique id prefix", max_length=200)]
 Socket = WebSocket[Any, Any, Any]
 _Work = Coroutine[object, object, None]
-FOLLOW_POLL_S = 0.2
+LAST_WORDS_S = 2.0
 
 
-async def _refuse(socket: Socket, error: BaseException) -> None:
-    await socket.send_text(msgspec.json.encode(describe(error)).decode())
-    await socket.close(code=1008)
+async def refuse(socket: Socket, error: BaseException) -> None:
+    """Say why and close."""
+    with suppress(WebSocketDisconnect, RuntimeError):  # the client has gone: nobody is to be told
+        await socket.send_text(msgspec.json.encode(describe(error)).decode())
+        await socket.close(code=1008)
 
 
 @websocket("/v1/vms/{ref:str}/exec")
@@ -54,13 +55,16 @@ async def exec_command(
         session = await service.guest(ref).exec(msgspec.to_builtins(request))
     except WebSocketDisconnect:
         return
-    except (BangerError, msgspec.MsgspecError) as error:
-        await _refuse(
-            socket,
-            InvalidInputError(str(error)) if isinstance(error, msgspec.MsgspecError) else error,
-        )
+    except msgspec.MsgspecError as error:
+        await refuse(socket, InvalidInputError("the request was not understood", detail=str(error)))
         return
-    await _both_ways(socket, _frames_in(socket, session), _frames_out(socket, session), session)
+    except (BangerError, OSError) as error:
+        await refuse(socket, error)
+        return
+    try:
+        await both_ways(socket, _frames_in(socket, session), _frames_out(socket, session))
+    finally:
+        await session.close()
 
 
 async def _frames_in(socket: Socket, session: ExecSession) -> None:
@@ -90,9 +94,12 @@ async def proxy(
     try:
         stream = await service.guest(ref).proxy(port)
     except (BangerError, OSError) as error:
-        await _refuse(socket, error)
+        await refuse(socket, error)
         return
-    await _both_ways(socket, _bytes_in(socket, stream), _bytes_out(socket, stream), stream)
+    try:
+        await both_ways(socket, _bytes_in(socket, stream), _bytes_out(socket, stream))
+    finally:
+        await stream.close()
 
 
 async def _bytes_in(socket: Socket, stream: GuestStream) -> None:
@@ -105,25 +112,36 @@ async def _bytes_out(socket: Socket, stream: GuestStream) -> None:
         await socket.send_bytes(data)
 
 
-async def _both_ways(
-    socket: Socket, inward: _Work, outward: _Work, end: ExecSession | GuestStream
-) -> None:
-    tasks = {asyncio.create_task(inward), asyncio.create_task(outward)}
+async def both_ways(socket: Socket, inward: _Work, outward: _Work) -> None:
+    """Do both until one ends, then close; an error of the guest's side is told to the client.
+
+    What comes in fails first when the guest has closed: what it sent before that still goes out.
+    """
+    inner, outer = asyncio.create_task(inward), asyncio.create_task(outward)
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            error = task.exception()
-            if error is not None and not isinstance(
-                error, WebSocketDisconnect | BangerError | OSError
-            ):
-                log.error("stream to a guest failed", exc_info=error)
+        await asyncio.wait({inner, outer}, return_when=asyncio.FIRST_COMPLETED)
+        if inner.done() and isinstance(inner.exception(), OSError):
+            await asyncio.wait({outer}, timeout=LAST_WORDS_S)
+        if not outer.done() or outer.exception() is not None:
+            await _tell(socket, (outer, inner))
     finally:
-        for task in tasks:
+        for task in (inner, outer):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await end.close()
+        await asyncio.gather(inner, outer, return_exceptions=True)
         if socket.connection_state != "disconnect":
-            await socket.close()
+            with suppress(WebSocketDisconnect, RuntimeError):  # it is closed already
+                await socket.close()
+
+
+async def _tell(socket: Socket, tasks: Sequence[asyncio.Task[object]]) -> None:
+    """Tell the client the error of the first task that has one; one of ours also goes to the log."""
+    errors = [task.exception() for task in tasks if task.done()]
+    error = next(filter(None, errors), None)
+    if error is None or isinstance(error, WebSocketDisconnect):
+        return
+    if not isinstance(error, BangerError | OSError):
+        log.error("stream to a guest failed", exc_info=error)
+    await refuse(socket, error)
 
 
 @get(
@@ -169,64 +187,4 @@ def _absolute(path: str) -> str:
     return path
 
 
-@get(
-    "/v1/vms/{ref:str}/logs",
-    summary="Logs of a VM",
-    operation_id="vmLogs",
-    media_type=MediaType.TEXT,
-    responses=problems(400, 404),
-    tags=("vms",),
-)
-async def logs(
-    service: NamedDependency[Service],
-    ref: Ref,
-    source: FromQuery[Literal["console", "vmm"]] = "console",
-    tail_bytes: Annotated[int, Parameter(ge=0, le=16 << 20)] = 64 << 10,
-    follow: FromQuery[bool] = False,  # noqa: FBT002  a query parameter
-) -> Stream:
-    """The end of the serial console or of the VMM's own log; with ``follow`` also what comes after, until the VM is gone."""
-    machine = service.engine.resolve(ref)
-    path = machine.paths.console_log if source == "console" else machine.paths.vmm_log
-
-    async def body() -> AsyncIterator[bytes]:
-        yield await asyncio.to_thread(fs.read_tail, path, tail_bytes)
-        if follow:
-            async for chunk in _appended(path):
-                yield chunk
-
-    return Stream(body(), media_type="text/plain; charset=utf-8")
-
-
-async def _appended(path: Path) -> AsyncIterator[bytes]:
-    """What is appended to ``path`` from now on, until its directory is gone."""
-    position = _size(path)
-    while _exists(path.parent):
-        chunk, position = _read_from(path, position)
-        if chunk:
-            yield chunk
-        else:
-            await asyncio.sleep(FOLLOW_POLL_S)
-
-
-def _exists(path: Path) -> bool:
-    return path.exists()
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _read_from(path: Path, position: int) -> tuple[bytes, int]:
-    """Up to 1 MiB of ``path`` from ``position`` on, and the next position; a file that shrank (capped) is read from its start."""
-    size = _size(path)
-    if size < position:
-        position = 0
-    if size == position:
-        return b"", position
-    with path.open("rb") as file:
-        file.seek(position)
-        chunk = file.read(1 << 20)
-    return chunk, position + len(chunk)
-
-
-HANDLERS = (exec_command, proxy, get_files, put_files, logs)
+HANDLERS = (exec_command, proxy, get_files, put_files)
