@@ -86,8 +86,9 @@ def test_a_broken_qemu_is_told_in_its_own_words(tmp_path, image):
         assert banger.close() == []
 
 
-@pytest.mark.parametrize("damage", ["delete", "truncate"])
-def test_damaged_image_files_are_named_before_a_start(tmp_path, image, damage):
+@pytest.fixture
+def own_image(tmp_path, image):
+    """An installation whose image is a copy of its own, and the copy's directory."""
     banger = Installation(tmp_path / "x")
     (banger.state / "images").unlink()
     copy = banger.state / "images" / image["id"]
@@ -97,26 +98,62 @@ def test_damaged_image_files_are_named_before_a_start(tmp_path, image, damage):
     )
     copy.parent.mkdir()
     shutil.move(tmp_path / "copy", copy)
-    try:
-        banger.create("one", "--no-start")
-        victim = copy / "initramfs.img"
-        if damage == "delete":
-            victim.unlink()
-        else:
-            os.chmod(victim, 0o644)
-            os.truncate(victim, 1000)
-        done = banger.run("vm", "start", "one", check=False)
-        assert done.returncode == 5, done.stderr
-        assert "initramfs.img" in done.stderr
-        assert "image build" in done.stderr
-        assert banger.vm("one")["state"] == "stopped"
-    finally:
-        assert banger.close() == []
+    yield banger, copy
+    assert banger.close() == []
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate"])
+def test_damaged_image_files_are_named_before_a_start(own_image, damage):
+    banger, copy = own_image
+    banger.create("one", "--no-start")
+    victim = copy / "initramfs.img"
+    if damage == "delete":
+        victim.unlink()
+    else:
+        os.chmod(victim, 0o644)
+        os.truncate(victim, 1000)
+    refused_for(banger, "initramfs.img")
+
+
+def test_a_root_file_system_that_is_cut_short_under_a_running_vm_costs_that_vm_only(own_image):
+    banger, copy = own_image
+    banger.create("one")
+    victim = copy / "rootfs.img"
+    os.chmod(victim, 0o644)
+    os.truncate(victim, 1 << 20)
+    banger.run(
+        "vm", "exec", "one", "--", "sh", "-c", "echo 3 > /proc/sys/vm/drop_caches", check=False
+    )
+    banger.run(
+        "vm", "exec", "one", "--", "cat", "/usr/bin/gcc", "/usr/bin/git", check=False, timeout=60
+    )
+    assert banger.vm("one")["state"] in {"running", "failed"}  # as its guest takes it
+    banger.run("vm", "stop", "one", "--force")
+    refused_for(banger, "rootfs.img")
+    victim.unlink()
+    refused_for(banger, "rootfs.img")
+    banger.run("vm", "delete", "one")
+
+
+def refused_for(banger, name):
+    """A start is refused, names the file and says how to get it back; the VM stays as it was."""
+    done = banger.run("vm", "start", "one", check=False)
+    assert done.returncode == 5, done.stderr
+    assert name in done.stderr
+    assert "image build" in done.stderr
+    assert banger.vm("one")["state"] == "stopped"
+    assert not [p for p in banger.processes().values() if "qemu" in p]
 
 
 def test_a_damaged_database_is_kept_aside_and_the_vms_recovered(banger):
+    """Those at rest and those that run: these are adopted, not ended."""
     banger.create("one", "--no-start")
-    banger.run("daemon", "stop")
+    banger.create("two")
+    before = banger.vm("two")
+    boot_id = banger.json("vm", "health", "two")["boot_id"]
+    banger.kill_daemon()
+    for suffix in ("-wal", "-shm"):
+        (banger.state / f"banger.db{suffix}").unlink(missing_ok=True)
     (banger.state / "banger.db").write_bytes(b"this is no database" * 1000)
     told = banger.run("vm", "list")
     (kept,) = banger.state.glob("banger.db.corrupt-*")
@@ -124,8 +161,12 @@ def test_a_damaged_database_is_kept_aside_and_the_vms_recovered(banger):
     assert told.stderr.count(warning) == 1
     assert warning in banger.run("daemon", "status").stderr
     assert banger.vm("one")["state"] == "stopped"
-    banger.run("vm", "start", "one")
-    assert banger.vm("one")["ready"]
+    after = banger.vm("two")
+    assert (after["state"], after["status"]["pid"]) == ("running", before["status"]["pid"])
+    wait_until(lambda: banger.vm("two")["ready"], 60)
+    assert banger.json("vm", "health", "two")["boot_id"] == boot_id
+    assert banger.run("vm", "ssh", "two", "--", "echo", "still here").stdout == "still here\n"
+    banger.run("vm", "stop", "two", "--force")
 
 
 def test_a_stale_socket_and_lock_are_no_obstacle(banger):
@@ -277,8 +318,9 @@ def test_ctrl_c_in_create_detaches_and_the_operation_goes_on(banger):
     thread.join(10)
     process.stdout.close()
     process.stderr.close()
-    assert "banger op wait" in "".join(lines)
-    wait_until(lambda: banger.vm("one")["ready"], 120)
+    (operation,) = re.findall(r"banger op wait (\w+)", "".join(lines))
+    assert banger.json("op", "wait", operation, timeout=120)["state"] == "succeeded"
+    assert banger.vm("one")["ready"]
 
 
 @pytest.mark.timeout(900)
