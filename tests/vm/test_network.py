@@ -247,6 +247,24 @@ def answers(banger, name):
     return inside(banger, name, "python3", "-c", script).stdout.strip()
 
 
+def test_a_vm_without_nat_reaches_nothing_outside_and_is_reached_itself(box, own_host):
+    box.create("closed", "--no-nat")
+    try:
+        assert tcp(box, "box", BEYOND, ECHO_PORT) == 0
+        assert tcp(box, "closed", BEYOND, ECHO_PORT) != 0
+        mac, ip = addresses(box, "closed")
+        packet = ipv4(ip, BEYOND, 17, udp(ECHO_PORT, b"leaked"))
+        send(box, "closed", ethernet(BRIDGE, mac, 0x0800, packet))
+        mac, ip = addresses(box, "box")
+        packet = ipv4(ip, BEYOND, 17, udp(ECHO_PORT, b"after the leak"))
+        send(box, "box", ethernet(BRIDGE, mac, 0x0800, packet))
+        heard(own_host, b"after the leak")
+        assert b"leaked" not in own_host.world.heard
+        assert box.run("vm", "ssh", "closed", "--", "hostname").stdout == "closed\n"
+    finally:
+        box.run("vm", "delete", "closed")
+
+
 def test_names_are_resolved_by_the_hosts_resolver(box, own_host):
     """It lies beyond the host, as this host's resolv.conf has it, and hears the question."""
     if name_servers()[0].startswith("127."):
