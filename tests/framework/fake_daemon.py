@@ -315,7 +315,10 @@ class FakeDaemon:
         self.vm(ref)
         path = self.guest_path(query["path"])
         if not os.path.lexists(path):
-            raise NotFoundError(f"{query['path']} does not exist in the guest")
+            raise NotFoundError(
+                f"{query['path']} does not exist in the guest",
+                hint="look: banger vm exec NAME -- ls",
+            )
         if hasattr(self, "archive"):
             return 200, self.archive
         buffer = io.BytesIO()
@@ -327,7 +330,10 @@ class FakeDaemon:
         self.vm(ref)
         path = self.guest_path(query["path"])
         if not path.is_dir():
-            raise NotFoundError(f"{query['path']} is no directory in the guest")
+            raise NotFoundError(
+                f"{query['path']} is no directory in the guest",
+                hint="look: banger vm exec NAME -- ls",
+            )
         with tarfile.open(fileobj=io.BytesIO(body)) as archive:
             self.last_members = archive.getmembers()
             archive.extractall(path, **FILTER)
@@ -535,7 +541,10 @@ def _exec(daemon, connection, request):
             ends = {"stdin": slave, "stdout": slave, "stderr": slave}
         else:
             ends = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        process = subprocess.Popen(request.argv, env=env, cwd=cwd, start_new_session=True, **ends)
+        process = subprocess.Popen(
+            request.argv, env=env, cwd=cwd, start_new_session=True, **ends,
+            preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if request.tty else None,  # noqa: PLW1509
+        )  # fmt: skip
     except OSError as error:
         connection.send(bytes([FrameType.FAILED]) + str(error).encode())
         return

@@ -243,6 +243,9 @@ class FakeImages:
         self.images[made.id] = made
         return made
 
+    async def sweep(self):
+        pass
+
     async def delete(self, image_id):
         del self.images[image_id]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from banger.api import schema
 from banger.host import fs
 from banger.images import build as build_module
 from banger.images import sandbox
@@ -21,6 +22,7 @@ from banger.images.catalog import ImageCatalog
 from banger.images.kernel import extract_vmlinux
 from banger.images.sandbox import check_subordinate_ids, remove_mapped
 from banger.model.errors import HostLacksError
+from tests.framework.faulty import Faulty, check_truth, ended
 from tests.framework.installation import wait_until
 from tests.framework.toy_root import KERNEL, RELEASE, fake_mmdebstrap, root_tar
 
@@ -351,3 +353,53 @@ async def test_the_debian_image_has_the_same_bytes_when_root_and_a_user_build_it
     assert {name: entry["digest"] for name, entry in theirs["files"].items()} == {
         name: entry.digest for name, entry in made.files.items()
     }
+
+
+@pytest.fixture
+def builder(toy, place, namespaces_work):
+    """A banger with images of its own, and the recipe of one."""
+    recipe = toy()
+    banger = Faulty(place / "banger")
+    (banger.state / "images").unlink()
+    yield banger, recipe
+    assert banger.close() == []
+
+
+def test_an_image_is_built_again_only_when_forced_and_can_be_deleted(builder, place):
+    banger, recipe = builder
+    built = place / "bin" / "argv"  # the stand-in for mmdebstrap notes that it was called
+    with banger.daemon():
+        first = banger.json("image", "build", recipe)
+        built.unlink()
+        assert banger.json("image", "build", recipe)["id"] == first["id"]
+        assert not built.exists()
+        banger.run("image", "build", recipe, "--force")
+        assert built.exists()
+        assert [image["name"] for image in banger.json("image", "list")] == ["toy"]
+        banger.run("image", "delete", "toy")
+        assert banger.json("image", "list") == []
+        assert banger.run("image", "delete", "toy", check=False).returncode == 3
+    assert [path.name for path in (banger.state / "images").iterdir()] == [".lock"]
+
+
+@pytest.mark.timeout(240)
+def test_kill_9_of_the_daemon_before_any_stage_of_a_build_leaves_nothing(builder):
+    """The stages are those of a real build; killed after the last one the image is whole."""
+    banger, recipe = builder
+    with banger.daemon() as client:
+        done = client.wait(client.build_image(schema.ImageBuild(recipe=recipe)))
+        client.delete_image("toy")
+    stages = [stage.name for stage in done.stages]
+    assert len(stages) > 3
+    for point in [*(f"{stage}.before" for stage in stages), f"{stages[-1]}.after"]:
+        banger.is_killed_in(
+            f"image.build.{point}",
+            lambda client: ended(client, client.build_image(schema.ImageBuild(recipe=recipe))),
+        )
+        with banger.daemon() as client:
+            check_truth(banger, client, fresh=True)
+            assert client.operations(limit=1)[0].state == "failed"
+            if point.endswith("after"):
+                client.delete_image("toy")
+            assert client.images() == [], point
+            assert [path.name for path in (banger.state / "images").iterdir()] == [".lock"], point

@@ -51,6 +51,7 @@ class Shell:
         assert done.returncode == status, done.stderr
         assert done.stdout == ""
         assert re.search(r"^error: \S", done.stderr, re.MULTILINE)
+        assert re.search(r"^hint: \S", done.stderr, re.MULTILINE), done.stderr
         assert "Traceback" not in done.stderr
         return done.stderr
 

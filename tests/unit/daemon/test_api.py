@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from banger.api import routes
 from banger.daemon.app import make_app
 from banger.daemon.openapi import exact
+from banger.host import probe
 from banger.model.manifest import Service
 
 VM = {"name": "one", "disk_bytes": 1 << 30, "work_bytes": 1 << 30}
@@ -239,6 +242,37 @@ async def test_connections_of_other_users_are_dropped(api, monkeypatch):
     monkeypatch.setattr("banger.daemon.server.peer_uid", lambda connection: 4242)
     with pytest.raises((ConnectionError, OSError)):
         await api("GET", "/v1/info")
+
+
+@pytest.mark.skipif(not probe.root(), reason=f"to become another user: {probe.root().why}")
+async def test_a_process_of_another_user_is_dropped_though_it_gets_to_the_socket(api):
+    """The directory and the socket are opened up for the test: what is left is that the kernel says who calls."""
+    path = Path(api.path)
+    path.parent.chmod(0o755)
+    path.chmod(0o666)
+    place = os.open(path.parent, os.O_PATH)  # whose parents another user could not enter
+    curl = [
+        "curl",
+        "-sS",
+        "--unix-socket",
+        f"/proc/self/fd/{place}/{path.name}",
+        "http://x/v1/info",
+    ]
+
+    async def call(*prefix):
+        return await asyncio.to_thread(
+            subprocess.run, [*prefix, *curl], pass_fds=[place], capture_output=True, check=False, timeout=20
+        )  # fmt: skip
+
+    try:
+        assert json.loads((await call()).stdout)["api_version"] == "v1"
+        refused = await call("setpriv", "--reuid", "65534", "--clear-groups")
+    finally:
+        os.close(place)
+    assert refused.stdout == b""
+    assert refused.returncode in {52, 56}, (
+        refused.stderr
+    )  # nothing came, or the connection was reset
 
 
 async def test_logs_show_the_consoles_end(api):
