@@ -1,6 +1,8 @@
 """The plan of a confinement: golden, and what must hold for any."""
 
-from banger.host import confine_child
+from pathlib import Path
+
+from banger.host import confine_child, jail_plan
 from banger.host.confine_plan import (
     Confinement,
     Limits,
@@ -9,8 +11,10 @@ from banger.host.confine_plan import (
     in_namespaces,
     message,
 )
+from banger.host.jail_plan import Jail
 from banger.host.namespaces import NamespacePair
 
+JAIL = Jail("a" * 12, Path("/b/jailer"), Path("/b/firecracker"), Path("/s/jail"), 7, 7)
 LIMITS = Limits(file_bytes=9 << 30, data_bytes=2 << 30, processes=258)
 TOY = Confinement(
     code=("/usr/bin/vmm", "/lib64/ld.so"),
@@ -106,6 +110,9 @@ def test_every_step_has_its_function_in_the_child():
     steps = [
         *in_namespaces(Confinement((), LIMITS, namespaces=NamespacePair(7, 8)), root=True),
         *by_landlock_alone(TOY, root=True),
+        *jail_plan.steps(
+            JAIL, Confinement((), LIMITS, namespaces=NamespacePair(7, 8)), Path("/cg")
+        ),
     ]
     wanted = {f"step_{step.name}" for step in steps} | {"step_bind"}
     has = {name for name in dir(confine_child.Child) if name.startswith("step_")}
