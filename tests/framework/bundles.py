@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import ssl
 import struct
 import tarfile
 import threading
@@ -124,7 +125,7 @@ def everything_below(path):
 class Server:
     """Serves ``data`` at every path. ``cut`` says how many bytes an answer may carry before its connection is closed."""
 
-    def __init__(self, data):
+    def __init__(self, data, tls=None):
         self.data = data
         self.ranges = True
         self.etag = '"one"'
@@ -149,9 +150,17 @@ class Server:
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
+        scheme, host = "http", "127.0.0.1"
+        if tls is not None:  # files of certificate and key, for localhost
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self._http.socket = context.wrap_socket(
+                self._http.socket, server_side=True, do_handshake_on_connect=False
+            )
+            scheme, host = "https", "localhost"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}/bundle.tar.gz"
+        self.url = f"{scheme}://{host}:{self._http.server_port}/bundle.tar.gz"
 
     def _answer(self, request):
         self.asked.append(

@@ -60,7 +60,8 @@ def download(wanted: Wanted, part: Path, deadline: Deadline, reporter: Reporter)
             _Source(url, wanted, part, deadline, reporter).bring()
         except _TryFailedError as error:
             failures.append(f"{url}: {error}")
-            reporter.note(failures[-1])
+            if len(failures) < len(wanted.urls):  # of the last one the error tells
+                reporter.note(failures[-1])
         else:
             return
     have = fs.length_bytes(part)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from banger.bundle import download as module
 from banger.bundle.download import Wanted, download
 from banger.bundle.report import Silent
+from banger.host import exec as host_exec
 from banger.model.clock import Deadline
 from banger.model.errors import HostLacksError
 from tests.framework.bundles import Server, sha256
@@ -286,3 +287,21 @@ def test_nothing_is_written_through_a_link(server, part):
     with pytest.raises(OSError, match="symbolic links"):
         get(part, server.url)
     assert other.read_bytes() == b"precious"
+
+
+def test_https_is_verified_by_the_certificates_that_this_host_trusts(part, tmp_path, monkeypatch):
+    try:
+        openssl = host_exec.find_program("openssl")
+    except HostLacksError as error:
+        pytest.skip(error.what)
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    host_exec.run_sync(
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key,
+         "-out", certificate, "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+        timeout_s=30,
+    )  # fmt: skip
+    with Server(DATA, tls=(certificate, key)) as server:
+        assert "certificate" in fails(part, server.url).detail
+        assert not part.exists()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        get(part, server.url)
