@@ -32,6 +32,8 @@ _NO_HEADER: Final = (
 class ArchiveError(BangerError):
     """The archive is not one that banger unpacks."""
 
+    next_step = "copy it another way: banger vm exec NAME -- tar -c PATH > FILE"
+
 
 class _Member(tarfile.TarInfo):
     """A header whose extensions are bounded before they are read into memory.
@@ -148,7 +150,10 @@ class Unpacker:
                 at.mkdir(mode=0o700)
                 continue
             if not stat.S_ISDIR(mode):
-                raise ArchiveError(f"{at} is in the way: it is not a directory")
+                raise ArchiveError(
+                    f"{at} is in the way: it is not a directory",
+                    hint=f"choose another DST, or: mv {at} {at}.old",
+                )
 
     def _make_room(self, path: Path) -> None:
         """Remove a file or link at ``path``; a directory is never replaced by something else."""
@@ -157,7 +162,10 @@ class Unpacker:
         except FileNotFoundError:
             return
         if stat.S_ISDIR(mode):
-            raise ArchiveError(f"{path} is a directory, which a file would replace")
+            raise ArchiveError(
+                f"{path} is a directory, which a file would replace",
+                hint=f"choose another DST, or: mv {path} {path}.old",
+            )
         path.unlink()
 
     def _directory(self, path: Path, member: tarfile.TarInfo) -> None:
@@ -169,7 +177,10 @@ class Unpacker:
             if path == self._target and stat.S_ISLNK(mode):
                 mode = path.stat().st_mode  # the caller's own link to where it wants the files
             if not stat.S_ISDIR(mode):
-                raise ArchiveError(f"{path} is in the way: it is not a directory")
+                raise ArchiveError(
+                    f"{path} is in the way: it is not a directory",
+                    hint=f"choose another DST, or: mv {path} {path}.old",
+                )
             if not os.access(path, os.W_OK | os.X_OK):
                 path.chmod(mode & 0o7777 | 0o700)
         self._directories.append((path, member))

@@ -74,7 +74,9 @@ def error_from(status: int, body: bytes) -> BangerError:
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         shown = body[:500].decode(errors="replace")
-        return BangerError(f"the daemon answered with status {status}", detail=shown)
+        return BangerError(
+            f"the daemon answered with status {status}", detail=shown, hint="banger daemon logs"
+        )
 
 
 class Transport:
@@ -143,7 +145,9 @@ class Transport:
         try:
             return json.loads(data)
         except ValueError as error:
-            raise BangerError("the daemon's answer is not JSON", detail=str(error)) from error
+            raise BangerError(
+                "the daemon's answer is not JSON", detail=str(error), hint="banger daemon status"
+            ) from error
 
 
 def target(route: Route, query: Query | None, values: Mapping[str, str]) -> str:

@@ -140,7 +140,9 @@ async def wait_services(context: Context, machine: Machine, job: Job) -> str:
 async def refresh_services(machine: Machine, timeout_s: float) -> None:
     """Ask the agent which services answer, waiting up to ``timeout_s`` for all of them."""
     if machine.guest is None:
-        raise GuestNotReadyError(f"VM {machine.name} has no agent connection")
+        raise GuestNotReadyError(
+            f"VM {machine.name} has no agent connection", hint=f"banger vm restart {machine.name}"
+        )
     health = await machine.guest.wait_services(timeout_s)
     listed = health.get("services")
     machine.services = {

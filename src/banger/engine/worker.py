@@ -92,7 +92,9 @@ class Worker:
             log.exception("VM %s: %s broke off", machine.id, item.queued.verb)
             item.run.finish(OperationState.FAILED, ErrorRecord.of(error))
         if machine.half_way and not machine.gone:
-            error_record = item.run.record.error or ErrorRecord("failure", "it broke off")
+            error_record = item.run.record.error or ErrorRecord(
+                "failure", "it broke off", hint="banger daemon logs"
+            )
             machine.fail(error_record.to_error())
 
     def _refuse_rest(self) -> None:

@@ -36,4 +36,4 @@ async def point(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if action == "hang":
         await asyncio.Event().wait()
-    raise BangerError(f"fault injected at {name}")
+    raise BangerError(f"fault injected at {name}", hint="unset BANGER_FAULTS")

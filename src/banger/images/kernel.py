@@ -35,7 +35,10 @@ def extract_vmlinux(image: bytes) -> bytes:
     payload = image[setup_bytes + offset : setup_bytes + offset + length]
     kernel = _decompress(payload)
     if not kernel.startswith(_ELF):
-        raise HostLacksError("the kernel's payload is no ELF file after decompression")
+        raise HostLacksError(
+            "the kernel's payload is no ELF file after decompression",
+            hint="name another kernel package in the recipe",
+        )
     return kernel
 
 
@@ -48,8 +51,15 @@ def _decompress(payload: bytes) -> bytes:
         if payload.startswith(b"\xfd7zXZ"):
             return _whole(lzma.LZMADecompressor(), payload[:-4])
     except (zlib.error, lzma.LZMAError, lz4.block.LZ4BlockError) as error:
-        raise HostLacksError("the kernel's payload is damaged", detail=str(error)) from error
-    raise HostLacksError(f"the kernel is compressed in an unknown way ({payload[:4].hex()})")
+        raise HostLacksError(
+            "the kernel's payload is damaged",
+            detail=str(error),
+            hint="name another kernel package in the recipe",
+        ) from error
+    raise HostLacksError(
+        f"the kernel is compressed in an unknown way ({payload[:4].hex()})",
+        hint="name another kernel package in the recipe",
+    )
 
 
 class _Decompressor(Protocol):
@@ -63,7 +73,10 @@ class _Decompressor(Protocol):
 def _whole(decompressor: _Decompressor, data: bytes) -> bytes:
     kernel = decompressor.decompress(data, MAX_KERNEL_BYTES)
     if not decompressor.eof:
-        raise HostLacksError("the kernel's payload is cut off, or larger than 256 MiB")
+        raise HostLacksError(
+            "the kernel's payload is cut off, or larger than 256 MiB",
+            hint="name another kernel package in the recipe",
+        )
     return kernel
 
 
@@ -83,5 +96,8 @@ def _lz4_legacy(data: bytes) -> bytes:
         total += len(blocks[-1])
         position += size
         if total > MAX_KERNEL_BYTES:
-            raise HostLacksError("the kernel is larger than 256 MiB")
+            raise HostLacksError(
+                "the kernel is larger than 256 MiB",
+                hint="name another kernel package in the recipe",
+            )
     return b"".join(blocks)

@@ -47,6 +47,7 @@ def read_parts(path: Path, wanted_modules: list[str]) -> RootParts:
         raise HostLacksError(
             f"the root file system has {len(kernels)} kernels, one is needed",
             detail=", ".join(kernels),
+            hint="name one kernel package in the recipe",
         )
     ((release, vmlinuz),) = kernels.items()
     busybox = next((found[name] for name in _BUSYBOX if name in found), None)
@@ -74,7 +75,10 @@ def _text(found: dict[str, bytes], release: str, name: str) -> str:
         data = found.get(f"{prefix}/modules/{release}/{name}")
         if data is not None:
             return data.decode()
-    raise HostLacksError(f"the root file system has no {name} for kernel {release}")
+    raise HostLacksError(
+        f"the root file system has no {name} for kernel {release}",
+        hint="add the package that has it to the recipe",
+    )
 
 
 def resolve_modules(dep: str, builtin: str, wanted: list[str]) -> list[str]:
@@ -91,7 +95,9 @@ def resolve_modules(dep: str, builtin: str, wanted: list[str]) -> list[str]:
         if name in built_in:
             continue
         if name not in by_name:
-            raise HostLacksError(f"the kernel has no module {name}")
+            raise HostLacksError(
+                f"the kernel has no module {name}", hint="correct kernel_modules in the recipe"
+            )
         for path in [*reversed(needs[by_name[name]]), by_name[name]]:
             if path not in order:
                 order.append(path)
