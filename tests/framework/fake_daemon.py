@@ -295,7 +295,9 @@ class FakeDaemon:
         self.vm(ref)
         path = self.guest_path(query["path"])
         if not os.path.lexists(path):
-            raise NotFoundError(f"{query['path']} does not exist in the guest", hint="banger vm exec NAME -- ls")
+            raise NotFoundError(
+                f"{query['path']} does not exist in the guest", hint="banger vm exec NAME -- ls"
+            )
         if hasattr(self, "archive"):
             return 200, self.archive
         buffer = io.BytesIO()

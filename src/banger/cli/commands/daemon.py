@@ -63,7 +63,9 @@ def _print(info: Json, output: str) -> None:
 @pass_session
 def start(session: Session, *, output: str) -> None:
     """Start the daemon if it does not run."""
-    _print(session.transport.fetch(routes.INFO), output)
+    info = session.transport.fetch(routes.INFO)
+    session.transport.warnings.clear()  # they are in the info too
+    _print(info, output)
 
 
 @daemon.command()
