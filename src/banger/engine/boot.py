@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from banger.engine.context import Context
 from banger.engine.machine import Machine
 from banger.engine.steps import Job
+from banger.host.bound import beyond_operation
 from banger.model import clock
 from banger.model.errors import BangerError, GuestNotReadyError, VmmDiedError
 from banger.model.machine import VmmExit
@@ -39,7 +40,9 @@ def watch_exit(machine: Machine) -> None:
             exited.set_result(outcome)
         machine.wake.set()
 
-    machine.watcher = asyncio.create_task(watch(), name=f"watch {machine.id}")
+    machine.watcher = asyncio.create_task(
+        watch(), name=f"watch {machine.id}", context=beyond_operation()
+    )
 
 
 def exit_error(context: Context, machine: Machine, outcome: VmmExit) -> VmmDiedError:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from banger.engine.ports import Store
-from banger.host import faults
+from banger.host import bound, faults
 from banger.model import clock
 from banger.model.errors import (
     BangerError,
@@ -69,7 +69,7 @@ class OperationRun:
             return
         try:
             self._change(replace(self.record, state=OperationState.RUNNING))
-            self._task = asyncio.create_task(work())
+            self._task = asyncio.create_task(self._bound(work))
             await asyncio.shield(self._task)
             self.finish(OperationState.SUCCEEDED)
         except asyncio.CancelledError:
@@ -85,6 +85,10 @@ class OperationRun:
             if record.what.startswith("internal error"):
                 log.exception("operation %s (%s) failed", self.record.kind, self.id)
             self.finish(OperationState.FAILED, record)
+
+    async def _bound(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        bound.OPERATION.set(self.id)
+        await work()
 
     def _finish_cancelled(self) -> None:
         self.finish(
