@@ -316,8 +316,7 @@ class FakeDaemon:
         path = self.guest_path(query["path"])
         if not os.path.lexists(path):
             raise NotFoundError(
-                f"{query['path']} does not exist in the guest",
-                hint="look: banger vm exec NAME -- ls",
+                f"{query['path']} does not exist in the guest", hint="banger vm exec NAME -- ls"
             )
         if hasattr(self, "archive"):
             return 200, self.archive

@@ -1,5 +1,8 @@
 """What is around the code keeps its promises too: documents, scripts, requirements, what git tracks."""
 
+import ast
+import importlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -9,8 +12,10 @@ from pathlib import Path
 import click
 import pytest
 
+import banger
 from banger.cli.app import cli
 from banger.host.config import Config
+from banger.model.errors import BangerError
 from banger.model.machine import VmPaths
 from banger.network.record import Files
 
@@ -130,6 +135,36 @@ def test_the_reference_of_commands_is_what_help_prints():
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert (ROOT / "docs" / "reference" / "cli.md").read_text() == made, "run: make reference"
+
+
+def kinds_of_error(kind=BangerError):
+    """Every class of error by its name, with the next step that it has of itself."""
+    found = {kind.__name__: kind.next_step}
+    for below in kind.__subclasses__():
+        found |= kinds_of_error(below)
+    return found
+
+
+def test_every_error_has_a_next_step():
+    """Where an error is made it is given a hint, unless its class has one."""
+    for module in pkgutil.walk_packages(banger.__path__, "banger."):
+        importlib.import_module(module.name)
+    kinds = {**kinds_of_error(), "ErrorRecord": ""}
+    found = []
+    for name in tracked():
+        if not name.startswith("src/banger/") or not name.endswith(".py"):
+            continue
+        for node in ast.walk(ast.parse((ROOT / name).read_text())):
+            made = (
+                getattr(node.func, "id", getattr(node.func, "attr", ""))
+                if isinstance(node, ast.Call)
+                else ""
+            )
+            if kinds.get(made) == "" and len(node.args) < 4:
+                hints = [word for word in node.keywords if word.arg in {"hint", None}]
+                if not hints or getattr(hints[0].value, "value", "something") == "":
+                    found.append(f"{name}:{node.lineno}: {ast.unparse(node)[:100]}")
+    assert found == []
 
 
 def test_no_module_has_outgrown_its_limit():

@@ -31,7 +31,9 @@ class Session:
         """A connection to the daemon, which is started if need be."""
         from banger.client.autostart import ensure_daemon  # noqa: PLC0415  see above
 
-        return ensure_daemon(self.config)
+        transport = ensure_daemon(self.config)
+        transport.shows_warnings = True
+        return transport
 
     @cached_property
     def client(self) -> Client:
@@ -41,9 +43,12 @@ class Session:
         return Client(self.config.socket_path, transport=self.transport)
 
     def close(self) -> None:
-        """Let go, and warn if the daemon that answered is of another version."""
+        """Let go, and pass on what the daemon's user should know: its warnings, each once, and that it is of another version."""
         transport = self.__dict__.get("transport")
         if transport is not None:
+            for warning in transport.warnings:
+                click.echo(f"warning: {warning}", err=True)
+            transport.warnings.clear()
             warn_of_version(transport.daemon_version)
             transport.close()
 

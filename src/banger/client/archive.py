@@ -91,7 +91,10 @@ class Unpacker:
                 at.mkdir(mode=0o700)
                 continue
             if not stat.S_ISDIR(mode):
-                raise ArchiveError(f"{at} is in the way: it is not a directory")
+                raise ArchiveError(
+                    f"{at} is in the way: it is not a directory",
+                    hint=f"choose another DST, or: mv {at} {at}.old",
+                )
 
     def _make_room(self, path: Path) -> None:
         """Remove a file or link at ``path``; a directory is never replaced by something else."""
@@ -100,7 +103,10 @@ class Unpacker:
         except FileNotFoundError:
             return
         if stat.S_ISDIR(mode):
-            raise ArchiveError(f"{path} is a directory, which a file would replace")
+            raise ArchiveError(
+                f"{path} is a directory, which a file would replace",
+                hint=f"choose another DST, or: mv {path} {path}.old",
+            )
         path.unlink()
 
     def _directory(self, path: Path, member: tarfile.TarInfo) -> None:
@@ -112,7 +118,10 @@ class Unpacker:
             if path == self._target and stat.S_ISLNK(mode):
                 mode = path.stat().st_mode  # the caller's own link to where it wants the files
             if not stat.S_ISDIR(mode):
-                raise ArchiveError(f"{path} is in the way: it is not a directory")
+                raise ArchiveError(
+                    f"{path} is in the way: it is not a directory",
+                    hint=f"choose another DST, or: mv {path} {path}.old",
+                )
             if not os.access(path, os.W_OK | os.X_OK):
                 path.chmod(mode & 0o7777 | 0o700)
         self._directories.append((path, member))

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from banger.api.routes import Route
 from banger.client.transport import (
-    VERSION_HEADER,
     Query,
     Transport,
     error_from,
@@ -37,9 +36,7 @@ class UnixConnection(http.client.HTTPConnection):
     def answer(self) -> http.client.HTTPResponse:
         """The answer to what was sent; an error status is raised."""
         response = self.getresponse()
-        version = response.headers.get(VERSION_HEADER)
-        if version is not None:
-            self._transport.daemon_version = version
+        self._transport.note({key.lower(): value for key, value in response.headers.items()})
         if response.status >= 400:
             raise error_from(response.status, response.read(MAX_ERROR_BYTES))
         return response

@@ -114,7 +114,9 @@ class ExecStream(_Stream):
         try:
             return FrameType(message[0]), message[1:]
         except (IndexError, ValueError) as error:
-            raise BangerError("the guest sent a frame that banger does not know") from error
+            raise BangerError(
+                "the guest sent a frame that banger does not know", hint="banger vm health NAME"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,11 @@ class NotStartedError(BangerError):
 def not_started(payload: bytes) -> NotStartedError:
     """The error for a FAILED frame."""
     words = payload[:2000].decode(errors="replace")
-    return NotStartedError("the command could not be started in the VM", detail=words)
+    return NotStartedError(
+        "the command could not be started in the VM",
+        detail=words,
+        hint="banger vm exec NAME -- which PROGRAM",
+    )
 
 
 def exit_status(payload: bytes) -> int:

@@ -20,6 +20,7 @@ from banger.model.errors import BangerError, DaemonUnreachableError, from_code
 TIMEOUT_S: Final = 60.0
 MAX_ANSWER_BYTES: Final = 64 << 20
 VERSION_HEADER: Final = "banger-version"
+WARNINGS_HEADER: Final = "banger-warnings"
 Query = Mapping[str, str | int]
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ECONNREFUSED})
 
@@ -74,7 +75,9 @@ def error_from(status: int, body: bytes) -> BangerError:
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         shown = body[:500].decode(errors="replace")
-        return BangerError(f"the daemon answered with status {status}", detail=shown)
+        return BangerError(
+            f"the daemon answered with status {status}", detail=shown, hint="banger daemon logs"
+        )
 
 
 class Transport:
@@ -91,6 +94,8 @@ class Transport:
         self.timeout_s = timeout_s
         self._connected = connected
         self.daemon_version: str | None = None
+        self.shows_warnings = False
+        self.warnings: list[str] = []
 
     def close(self) -> None:
         """Let go of the connection that was never used."""
@@ -122,6 +127,8 @@ class Transport:
             f"{route.method} {target(route, query, values or {})} HTTP/1.0",
             "Host: localhost",
         ]
+        if self.shows_warnings:
+            request += [f"{WARNINGS_HEADER}: yes"]
         if body is not None:
             request += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         with self.connect(timeout_s or self.timeout_s) as connection:
@@ -130,10 +137,19 @@ class Transport:
                 status, headers, content = parse_answer(_read_all(connection))
             except (OSError, ValueError) as error:
                 raise unreachable(self.path, error) from error
-        self.daemon_version = headers.get(VERSION_HEADER, self.daemon_version)
+        self.note(headers)
         if status >= 400:
             raise error_from(status, content)
         return content
+
+    def note(self, headers: Mapping[str, str]) -> None:
+        """Keep what an answer says beside its body: the daemon's version, and warnings for its user."""
+        self.daemon_version = headers.get(VERSION_HEADER, self.daemon_version)
+        warnings = headers.get(WARNINGS_HEADER)
+        if warnings:
+            from urllib.parse import unquote  # noqa: PLC0415  most answers have none
+
+            self.warnings += unquote(warnings).splitlines()
 
     def fetch(
         self, route: Route, values: Mapping[str, str] | None = None, *, query: Query | None = None
@@ -143,7 +159,9 @@ class Transport:
         try:
             return json.loads(data)
         except ValueError as error:
-            raise BangerError("the daemon's answer is not JSON", detail=str(error)) from error
+            raise BangerError(
+                "the daemon's answer is not JSON", detail=str(error), hint="banger daemon status"
+            ) from error
 
 
 def target(route: Route, query: Query | None, values: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from banger.daemon.openapi import ExactJson, state_methods
 from banger.daemon.problems import HANDLERS
 from banger.daemon.service import Service
 from banger.daemon.strict import StrictRequest
+from banger.daemon.told import telling
 
 MAX_JSON_BYTES = 1 << 20
 
@@ -37,7 +38,7 @@ def make_app(service: Service | None) -> Litestar:
         ],
         dependencies={"service": Provide(provide, sync_to_thread=False)},
         exception_handlers=HANDLERS,
-        before_send=[state_methods],
+        before_send=[state_methods, *([telling(service)] if service else [])],
         request_class=StrictRequest,
         request_max_body_size=MAX_JSON_BYTES,
         signature_namespace={"Service": Service},

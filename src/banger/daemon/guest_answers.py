@@ -54,7 +54,9 @@ def _convert(said: object, kind: type[_T]) -> _T:
         return msgspec.convert(said, type=kind)
     except msgspec.ValidationError as error:
         raise GuestNotReadyError(
-            "the guest's agent gave a malformed answer", detail=str(error)
+            "the guest's agent gave a malformed answer",
+            detail=str(error),
+            hint="banger vm health NAME",
         ) from error
 
 

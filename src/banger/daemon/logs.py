@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 
+from banger.host.bound import OPERATION, VM
 from banger.model import clock
 from banger.model.compat import override
 
 
 class JsonLines(logging.Formatter):
-    """``{"time","level","logger","message"[,"exception"]}``."""
+    """``{"time","level","logger","message"[,"vm"][,"operation"][,"exception"]}``: the ids of what the line belongs to."""
 
     @override
     def format(self, record: logging.LogRecord) -> str:
@@ -20,6 +21,9 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+        }
+        line |= {
+            key: bound.get() for key, bound in (("vm", VM), ("operation", OPERATION)) if bound.get()
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

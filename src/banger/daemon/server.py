@@ -58,7 +58,9 @@ def bind(path: Path) -> socket.socket:
     except OSError as error:
         listener.close()
         raise HostLacksError(
-            f"cannot listen on {path}", detail=errno.errorcode.get(error.errno or 0, str(error))
+            f"cannot listen on {path}",
+            detail=errno.errorcode.get(error.errno or 0, str(error)),
+            hint=f"ls -ld {path.parent}",
         ) from error
     return listener
 

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from banger.engine.context import Context
 from banger.engine.machine import Machine
 from banger.engine.steps import Job
+from banger.host.bound import beyond_operation
 from banger.model import clock
 from banger.model.errors import BangerError, GuestNotReadyError, VmmDiedError
 from banger.model.machine import VmmExit
@@ -39,7 +40,9 @@ def watch_exit(machine: Machine) -> None:
             exited.set_result(outcome)
         machine.wake.set()
 
-    machine.watcher = asyncio.create_task(watch(), name=f"watch {machine.id}")
+    machine.watcher = asyncio.create_task(
+        watch(), name=f"watch {machine.id}", context=beyond_operation()
+    )
 
 
 def exit_error(context: Context, machine: Machine, outcome: VmmExit) -> VmmDiedError:
@@ -140,7 +143,9 @@ async def wait_services(context: Context, machine: Machine, job: Job) -> str:
 async def refresh_services(machine: Machine, timeout_s: float) -> None:
     """Ask the agent which services answer, waiting up to ``timeout_s`` for all of them."""
     if machine.guest is None:
-        raise GuestNotReadyError(f"VM {machine.name} has no agent connection")
+        raise GuestNotReadyError(
+            f"VM {machine.name} has no agent connection", hint=f"banger vm restart {machine.name}"
+        )
     health = await machine.guest.wait_services(timeout_s)
     listed = health.get("services")
     machine.services = {

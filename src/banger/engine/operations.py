@@ -11,9 +11,10 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Final
 
 from banger.engine.ports import Store
-from banger.host import faults
+from banger.host import bound, faults
 from banger.model import clock
 from banger.model.errors import (
     BangerError,
@@ -23,7 +24,7 @@ from banger.model.errors import (
 )
 from banger.model.ids import new_id
 from banger.model.record import ErrorRecord, OperationRecord, StageRecord
-from banger.model.state import OperationState
+from banger.model.state import OperationState, VmState
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class OperationRun:
             return
         try:
             self._change(replace(self.record, state=OperationState.RUNNING))
-            self._task = asyncio.create_task(work())
+            self._task = asyncio.create_task(self._bound(work))
             await asyncio.shield(self._task)
             self.finish(OperationState.SUCCEEDED)
         except asyncio.CancelledError:
@@ -85,6 +86,10 @@ class OperationRun:
             if record.what.startswith("internal error"):
                 log.exception("operation %s (%s) failed", self.record.kind, self.id)
             self.finish(OperationState.FAILED, record)
+
+    async def _bound(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        bound.OPERATION.set(self.id)
+        await work()
 
     def _finish_cancelled(self) -> None:
         self.finish(
@@ -208,6 +213,25 @@ class OperationRun:
             queue.put_nowait((stage, self.record))
 
 
+_LAST_WORDS: Final = {
+    "vm.create": ("ready", VmState.RUNNING),
+    "vm.start": ("ready", VmState.RUNNING),
+    "vm.restart": ("ready", VmState.RUNNING),
+    "vm.stop": ("vmm", VmState.STOPPED),
+    "vm.pause": ("vmm", VmState.PAUSED),
+    "vm.delete": ("forget", None),
+}
+"""The last stage of an operation, and the VM's state that is stored when what it does has been done (None: the VM is gone)."""
+
+
+def was_done(record: OperationRecord, state: VmState | None) -> bool:
+    """Whether an unfinished operation had brought its VM to where it should, as the VM's stored ``state`` shows."""
+    if record.kind not in _LAST_WORDS or not record.stages:
+        return False
+    stage, wanted = _LAST_WORDS[record.kind]
+    return record.stages[-1].name == stage and state is wanted
+
+
 class Board:
     """All operations: live ones in memory, past ones in the store."""
 
@@ -250,9 +274,15 @@ class Board:
         return [live.get(record.id, record) for record in self._store.operations(limit=limit)]
 
     def close_unfinished(self) -> list[OperationRecord]:
-        """Mark what an ended daemon left running as failed; returns those operations."""
-        left = self._store.unfinished_operations()
-        for record in left:
+        """Give what an ended daemon left running its outcome: it succeeded if only the last word was missing, else it failed.
+
+        Returns those that failed.
+        """
+        states = {vm.id: vm.state for vm in self._store.vms()}
+        left = []
+        for record in self._store.unfinished_operations():
+            done = was_done(record, states.get(record.target))
+            outcome = OperationState.SUCCEEDED if done else OperationState.FAILED
             error = ErrorRecord(
                 "failure",
                 f"the daemon ended during {record.kind}",
@@ -260,8 +290,10 @@ class Board:
             )
             for seq, stage in enumerate(record.stages):
                 if not stage.state.final:
-                    self._store.put_stage(
-                        record.id, seq, replace(stage, state=OperationState.FAILED)
-                    )
-            self._store.update_operation(replace(record, state=OperationState.FAILED, error=error))
+                    self._store.put_stage(record.id, seq, replace(stage, state=outcome))
+            self._store.update_operation(
+                replace(record, state=outcome, error=None if done else error)
+            )
+            if not done:
+                left.append(record)
         return left

@@ -83,7 +83,9 @@ async def _settle(engine: Engine, machine: Machine) -> list[str]:
         await undo_effects(context, machine, RUN_EFFECTS)
         if state not in AT_REST:
             cut_short = ErrorRecord(
-                "failure", f"the daemon ended while VM {machine.name} was {state}"
+                "failure",
+                f"the daemon ended while VM {machine.name} was {state}",
+                hint=f"banger vm start {machine.name}",
             )
             machine.enter(VmState.STOPPED, error=cut_short)
             said = [f"VM {machine.name}: was {state}, now stopped"]
@@ -145,7 +147,12 @@ async def _found_dead(context: Context, machine: Machine) -> list[str]:
     await undo_effects(context, machine, RUN_EFFECTS)
     if rebooted:
         machine.enter(
-            VmState.STOPPED, error=ErrorRecord("failure", "the host was restarted while the VM ran")
+            VmState.STOPPED,
+            error=ErrorRecord(
+                "failure",
+                "the host was restarted while the VM ran",
+                hint=f"banger vm start {machine.name}",
+            ),
         )
         return [f"VM {machine.name}: stopped, the host was restarted"]
     tail = context.console_tail(machine.paths)

@@ -13,6 +13,7 @@ from banger.engine.context import Context
 from banger.engine.machine import Machine
 from banger.engine.operations import OperationRun
 from banger.engine.verbs import after_exit
+from banger.host import bound
 from banger.model.record import ErrorRecord
 from banger.model.state import OperationState, VmState
 
@@ -71,6 +72,7 @@ class Worker:
 
     async def _loop(self) -> None:
         machine = self.machine
+        bound.VM.set(machine.id)
         while True:
             await machine.wake.wait()
             machine.wake.clear()
@@ -92,7 +94,9 @@ class Worker:
             log.exception("VM %s: %s broke off", machine.id, item.queued.verb)
             item.run.finish(OperationState.FAILED, ErrorRecord.of(error))
         if machine.half_way and not machine.gone:
-            error_record = item.run.record.error or ErrorRecord("failure", "it broke off")
+            error_record = item.run.record.error or ErrorRecord(
+                "failure", "it broke off", hint="banger daemon logs"
+            )
             machine.fail(error_record.to_error())
 
     def _refuse_rest(self) -> None:

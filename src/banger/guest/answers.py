@@ -20,6 +20,11 @@ MAX_JSON_BYTES = 1 << 20
 CALL_S = 5.0
 START_S = 30.0  # for a command to start: a hundred at once have to share an emulated CPU
 _ERRORS: Mapping[int, type[BangerError]] = {400: InvalidInputError, 404: NotFoundError}
+_HINTS: Mapping[int, str] = {
+    400: "banger vm exec --help, banger vm cp --help",
+    404: "banger vm exec NAME -- ls -l PATH",
+    507: "banger vm exec NAME -- df -h",
+}
 
 
 @asynccontextmanager
@@ -45,13 +50,14 @@ def refusal(status: int, answer: object, what: str) -> BangerError:
     said = answer if isinstance(answer, dict) else {}
     text = str(said.get("what", f"the guest's agent refused {what} with status {status}"))[:500]
     kind = _ERRORS.get(status, RefusedError if status < 500 else BangerError)
-    return kind(
-        text, detail=str(said.get("detail", ""))[:1000], hint=str(said.get("hint", ""))[:500]
-    )
+    hint = str(said.get("hint", ""))[:500] or _HINTS.get(status, "banger vm health NAME")
+    return kind(text, detail=str(said.get("detail", ""))[:1000], hint=hint)
 
 
 def mapping(answer: object) -> Mapping[str, object]:
     """``answer`` as an object; GuestNotReadyError if it is none."""
     if not isinstance(answer, dict):
-        raise GuestNotReadyError("the guest's agent gave a malformed answer")
+        raise GuestNotReadyError(
+            "the guest's agent gave a malformed answer", hint="banger vm health NAME"
+        )
     return answer

@@ -101,7 +101,9 @@ class AgentGuest:
         """Listening sockets."""
         answer = await self._json("GET", "/ports", timeout_s)
         if not isinstance(answer, list) or len(answer) > 4096:
-            raise GuestNotReadyError("the guest's agent gave a malformed answer to /ports")
+            raise GuestNotReadyError(
+                "the guest's agent gave a malformed answer to /ports", hint="banger vm health NAME"
+            )
         return [mapping(item) for item in answer]
 
     async def exec(self, request: Mapping[str, object]) -> AgentExec:

@@ -186,7 +186,11 @@ KEYS: dict[str, Callable[[str, object], Any]] = {
 def _wrong(key: str, value: object, wanted: str) -> InvalidInputError:
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return InvalidInputError(f"{key} {shown} is not allowed", detail=f"it must be {wanted}")
+    return InvalidInputError(
+        f"{key} {shown} is not allowed",
+        detail=f"it must be {wanted}",
+        hint="banger config path names the file that has it",
+    )
 
 
 def _known(key: str, where: str, warnings: list[str], show: Callable[[str], str] = str) -> str:
@@ -218,7 +222,11 @@ def _from_file(path: Path, warnings: list[str]) -> dict[str, object]:
     try:
         table = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{path} is not TOML", detail=str(error)) from error
+        raise InvalidInputError(
+            f"{path} is not TOML",
+            detail=str(error),
+            hint=f"mend it, or move it away: mv {path} {path}.old",
+        ) from error
     found: dict[str, object] = {}
     for key, value in table.items():
         present = _known(key, str(path), warnings)

@@ -40,4 +40,4 @@ async def point(name: str) -> None:
     if action == "slow":
         await asyncio.sleep(SLOW_S)
         return
-    raise BangerError(f"fault injected at {name}")
+    raise BangerError(f"fault injected at {name}", hint="unset BANGER_FAULTS")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from banger.host import fs
 from banger.host.exec import find_program, run_sync
-from banger.model.errors import BangerError
+from banger.model.errors import BangerError, CommandFailedError
 
 _KVM_GET_API_VERSION, _KVM_CREATE_VM, _KVM_CREATE_VCPU = 0xAE00, 0xAE01, 0xAE41  # linux/kvm.h
 _KVM_API_VERSION = 12
@@ -111,9 +111,9 @@ def qemu(program: str | None = None) -> Answer:
             for words in (("--version",), ("-machine", "help"), ("-accel", "help"), ("--help",))
         )
     except BangerError as error:
-        hint = error.hint or (
-            f"set qemu_path to a working {QEMU_PROGRAM}" if program else _INSTALL_QEMU
-        )
+        hint = f"set qemu_path to a working {QEMU_PROGRAM}" if program else _INSTALL_QEMU
+        if not isinstance(error, CommandFailedError):
+            hint = error.hint or hint
         return Answer(ok=False, why=f"{error.what}\n{error.detail}".strip(), hint=hint)
     release = qemu_version(version)
     if release is None or release < MIN_QEMU:

@@ -23,6 +23,8 @@ _NO_HEADER: Final = (
 class ArchiveError(BangerError):
     """The archive is not one that banger unpacks."""
 
+    next_step = "make or get the archive again"
+
 
 class _Member(tarfile.TarInfo):
     """A header whose extensions are bounded before they are read into memory.

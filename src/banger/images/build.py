@@ -203,7 +203,10 @@ class Build:
 async def check_host() -> None:
     """HostLacksError if something that a build needs is missing, with the command that mends it."""
     if platform.machine() != "x86_64":
-        raise HostLacksError(f"images can only be built for x86_64 yet, not {platform.machine()}")
+        raise HostLacksError(
+            f"images can only be built for x86_64 yet, not {platform.machine()}",
+            hint="banger image list",
+        )
     for name, package in _TOOLS:
         find_program(name, package=package)
     await check_sandbox()

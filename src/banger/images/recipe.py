@@ -116,7 +116,9 @@ def _decode(text: bytes, path: Path) -> Recipe:
     try:
         table = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{path} is not TOML", detail=str(error)) from error
+        raise InvalidInputError(
+            f"{path} is not TOML", detail=str(error), hint=f"mend line and column in {path}"
+        ) from error
     _check_keys(path, "", table, Recipe.__struct_fields__)
     services = table.get("services")
     for number, service in enumerate(services if isinstance(services, list) else []):
@@ -127,7 +129,11 @@ def _decode(text: bytes, path: Path) -> Recipe:
     except msgspec.ValidationError as error:
         what, _, key = str(error).partition(" - at `$.")
         where = f": {key.rstrip('`')}" if key else ""
-        raise InvalidInputError(f"{path}{where} is malformed", detail=what) from error
+        raise InvalidInputError(
+            f"{path}{where} is malformed",
+            detail=what,
+            hint=f"mend {path}; compare with a recipe of banger's own",
+        ) from error
 
 
 def _check_keys(
@@ -147,7 +153,7 @@ def _packages(path: Path, profiles: list[str]) -> list[str]:
         lines = path.read_text().splitlines()
     except OSError as error:
         raise NotFoundError(
-            f"package list {path} cannot be read", detail=str(error.strerror)
+            f"package list {path} cannot be read", detail=str(error.strerror), hint=f"ls -l {path}"
         ) from None
     wanted: set[str] = set()
     seen: set[str] = set()
@@ -157,10 +163,14 @@ def _packages(path: Path, profiles: list[str]) -> list[str]:
         if word.startswith("[") and word.endswith("]"):
             section = word[1:-1]
             if not _PROFILE.fullmatch(section):
-                raise InvalidInputError(f"{path}:{number}: {word!r} is not a profile")
+                raise InvalidInputError(
+                    f"{path}:{number}: {word!r} is not a profile", hint=f"mend {path}"
+                )
             seen.add(section)
         elif word and not _PACKAGE.fullmatch(word):
-            raise InvalidInputError(f"{path}:{number}: {word!r} is not a package name")
+            raise InvalidInputError(
+                f"{path}:{number}: {word!r} is not a package name", hint=f"mend {path}"
+            )
         elif word and (not section or section in profiles):
             wanted.add(word)
     missing = set(profiles) - seen

@@ -48,6 +48,7 @@ def read_parts(path: Path, wanted_modules: list[str]) -> RootParts:
         raise HostLacksError(
             f"the root file system has {len(kernels)} kernels, one is needed",
             detail=", ".join(kernels),
+            hint="name one kernel package in the recipe",
         )
     ((release, vmlinuz),) = kernels.items()
     busybox = next((found[name] for name in _BUSYBOX if name in found), None)
@@ -75,7 +76,10 @@ def _text(found: dict[str, bytes], release: str, name: str) -> str:
         data = found.get(f"{prefix}/modules/{release}/{name}")
         if data is not None:
             return data.decode()
-    raise HostLacksError(f"the root file system has no {name} for kernel {release}")
+    raise HostLacksError(
+        f"the root file system has no {name} for kernel {release}",
+        hint="add the package that has it to the recipe",
+    )
 
 
 def _modules(path: Path, release: str, order: list[str]) -> dict[str, bytes]:

@@ -13,18 +13,19 @@ class BangerError(Exception):
     """Something failed in a way that banger can explain.
 
     ``what`` names the failure and its object, ``detail`` quotes the layer below (may be several lines),
-    ``hint`` is one command or action that brings the reader further.
+    ``hint`` is one command or action that brings the reader further; where a class has a ``next_step`` that is it unless told otherwise.
     """
 
     code: ClassVar[str] = "failure"
     exit_status: ClassVar[int] = 1
     http_status: ClassVar[int] = 500
+    next_step: ClassVar[str] = ""
 
     def __init__(self, what: str, *, detail: str = "", hint: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.detail = detail
-        self.hint = hint
+        self.hint = hint or self.next_step
 
 
 class InvalidInputError(BangerError):
@@ -85,12 +86,14 @@ class CancelledOperationError(BangerError):
     """Somebody cancelled the operation; what it had made was undone."""
 
     code = "cancelled"
+    next_step = "banger op list"
 
 
 class CommandFailedError(BangerError):
     """A program that banger started ended badly; says what ran, how it ended and its last words."""
 
     code = "command-failed"
+    next_step = "banger daemon logs"
 
     def __init__(
         self, argv: tuple[str, ...], how: str, *, stderr_tail: str = "", hint: str = ""

@@ -22,6 +22,8 @@ _T = TypeVar("_T")
 class HolderError(BangerError):
     """The network's holder did not do as asked."""
 
+    next_step = "banger daemon logs"
+
 
 async def ask(
     path: Path, op: str, *, timeout_s: float = REQUEST_S, expect: int = 0, name: str = ""

@@ -217,4 +217,6 @@ def _taken(name: str, error: sqlite3.IntegrityError) -> RefusedError:
         return RefusedError(
             f"VM name {name!r} is taken", hint=f"choose another name, or: banger vm delete {name}"
         )
-    return RefusedError(f"VM {name!r} clashes with another", detail=str(error))
+    return RefusedError(
+        f"VM {name!r} clashes with another", detail=str(error), hint="banger vm list"
+    )

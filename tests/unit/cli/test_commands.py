@@ -51,7 +51,7 @@ class Shell:
         assert done.returncode == status, done.stderr
         assert done.stdout == ""
         assert re.search(r"^error: \S", done.stderr, re.MULTILINE)
-        assert re.search(r"^hint: \S", done.stderr, re.MULTILINE), done.stderr
+        assert re.search(r"\n\nhint: \S", done.stderr)
         assert "Traceback" not in done.stderr
         return done.stderr
 
@@ -89,6 +89,37 @@ def test_every_noun_with_a_list_or_a_delete_has_their_aliases(daemon, shell):
     shell.ok("image", "rm", "debian")
     assert daemon.images == []
     shell.fails(2, "op", "rm", "x")
+
+
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        ("config path", "path"),
+        ("setup ssh --print", "ssh_config"),
+        ("image delete debian", "id"),
+        ("vm logs web -n 1", "line"),
+        ("daemon logs -n 1", "message"),
+    ],
+)
+def test_every_command_that_prints_data_prints_it_as_json_too(daemon, shell, command, key):
+    log = shell.home / "state" / "bangerd.log"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(
+        '{"time": "2026-01-01T00:00:00.000Z", "level": "info", "logger": "x", "message": "hello"}\n'
+    )
+    found = json.loads(shell.ok(*command.split(), "--format", "json").stdout)
+    assert found[key]
+
+
+def test_a_log_as_json_has_a_line_an_object(daemon, shell):
+    lines = shell.ok("vm", "logs", "web", "--format", "json").stdout.splitlines()
+    assert [json.loads(line)["line"] for line in lines] == [f"line {n}" for n in range(200)]
+
+
+def test_the_path_of_a_configuration_that_is_wrong_can_still_be_asked_for(shell):
+    (shell.home / "config.toml").write_text("colour = 5\n")
+    assert "unknown key" in shell.fails(2, "config", "show")
+    assert shell.ok("config", "path").stdout == f"{shell.home}/config.toml\n"
 
 
 def test_an_empty_list_says_what_to_do_on_stderr_only(daemon, shell):

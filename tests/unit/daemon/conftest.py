@@ -48,12 +48,19 @@ class Api:
 
 
 @pytest.fixture
-async def api(tmp_path):
+def warnings():
+    """What this daemon has to say to its user."""
+    return []
+
+
+@pytest.fixture
+async def api(tmp_path, warnings):
     world = World(tmp_path)
     engine = world.engine()
     service = Service(
         engine=engine, image_work=ImageWork(engine), started_at="2026-01-01T00:00:00.000Z", version="0",
         state_dir=str(tmp_path), runtime_dir=str(tmp_path), accel="tcg", max_console_bytes=1 << 20,
+        warnings=warnings,
     )  # fmt: skip
     path = tmp_path / "s" / "bangerd.sock"
     listener = bind(path)

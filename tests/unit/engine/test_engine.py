@@ -406,13 +406,16 @@ async def test_a_daemon_killed_at_any_stage_of_create_leaves_nothing(engine, wor
     again = world.engine()
     said = await reconcile(again)
     try:
+        (record,) = again.context.board.newest(1)
         if stage == "ready":  # it was complete but for the last word
             assert [machine.state for machine in again.machines()] == [VmState.RUNNING]
+            assert record.state is OperationState.SUCCEEDED
+            assert {stage.state for stage in record.stages} == {OperationState.SUCCEEDED}
         else:
             assert again.machines() == []
             assert world.inventory() == before
-        assert any("cut short" in sentence for sentence in said)
-        assert again.context.board.newest(1)[0].state is OperationState.FAILED
+            assert any("was cut short" in sentence for sentence in said)
+            assert record.state is OperationState.FAILED
     finally:
         await again.close()
         again.context.store.close()

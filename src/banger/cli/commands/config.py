@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from banger.cli.output import data
 from banger.cli.output.text import dash
 from banger.cli.session import Session, pass_session
+from banger.host import paths
 
 
 @click.group()
@@ -35,7 +38,7 @@ def show(session: Session, *, output: str) -> None:
 
 
 @config.command()
-@pass_session
-def path(session: Session) -> None:
-    """Print the path of the configuration file, which need not exist."""
-    click.echo(str(session.config.path))
+@data.format_option
+def path(*, output: str) -> None:
+    """Print the path of the configuration file, which need not exist, and may be wrong."""
+    data.show_text(str(paths.config_path(os.environ)), output, key="path")

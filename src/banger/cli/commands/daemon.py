@@ -63,7 +63,9 @@ def _print(info: Json, output: str) -> None:
 @pass_session
 def start(session: Session, *, output: str) -> None:
     """Start the daemon if it does not run."""
-    _print(session.transport.fetch(routes.INFO), output)
+    info = session.transport.fetch(routes.INFO)
+    session.transport.warnings.clear()  # they are in the info too
+    _print(info, output)
 
 
 @daemon.command()
@@ -97,7 +99,10 @@ def stop(session: Session) -> None:
         except ProcessLookupError:
             pass
         except PermissionError as error:
-            raise BangerError(f"the daemon (pid {info['pid']}) is not yours to stop") from error
+            raise BangerError(
+                f"the daemon (pid {info['pid']}) is not yours to stop",
+                hint=f"sudo kill {info['pid']}",
+            ) from error
         finally:
             os.close(descriptor)
     count = info["vms"]
@@ -127,10 +132,12 @@ def _gone(descriptor: int, timeout_s: float) -> bool:
 @daemon.command()
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is appended, until Ctrl-C.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True)
-@click.option("--raw", is_flag=True, help="The JSON lines as they are.")
+@click.option("--raw", is_flag=True, help="The JSON lines as they are: --format json.")
+@data.format_option
 @pass_session
-def logs(session: Session, *, follow: bool, lines: int, raw: bool) -> None:
+def logs(session: Session, *, follow: bool, lines: int, raw: bool, output: str) -> None:
     """Print the log of a daemon that a command started (a systemd service has its log in the journal)."""
+    raw = raw or output == "json"
     path = session.config.daemon_log_path
     if not path.exists():
         click.echo(f"no log yet: {path}", err=True)

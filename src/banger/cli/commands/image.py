@@ -191,9 +191,18 @@ def _absolute(path: str | None) -> str | None:
 
 @click.command()
 @click.argument("names", metavar="NAME…", type=params.IMAGE, nargs=-1, required=True)
+@click.option("--no-wait", is_flag=True, help="Print operation ids; a deletion is over at once.")
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "json", "name"]),
+    help="Also print the operation.  [default: nothing]",
+)
 @pass_session
-def delete(session: Session, *, names: Sequence[str]) -> None:
+def delete(session: Session, *, names: Sequence[str], no_wait: bool, output: str | None) -> None:
     """Delete images that no VM uses."""
+    from banger.cli.commands.vm_make import print_operation  # noqa: PLC0415  as in build
+
     status = 0
     for name in dict.fromkeys(names):
         try:
@@ -202,5 +211,7 @@ def delete(session: Session, *, names: Sequence[str]) -> None:
             status = status or errors.show(error)
         else:
             click.echo(f"image {final.target_name} is deleted", err=True)
+            if no_wait or output is not None:
+                print_operation(final, output or "table")
     if status:
         raise click.exceptions.Exit(status)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from banger.cli.output import data
 from banger.cli.self_command import self_argv
 from banger.cli.session import Session, pass_session
 from banger.host.config import Config
@@ -49,8 +50,9 @@ def include_line(config: Config) -> str:
 @setup.command()
 @click.option("--print", "only_print", is_flag=True, help="Only show what would be written.")
 @click.option("--remove", is_flag=True, help="Take it back.")
+@data.format_option
 @pass_session
-def ssh(session: Session, *, only_print: bool, remove: bool) -> None:
+def ssh(session: Session, *, only_print: bool, remove: bool, output: str) -> None:
     """Make plain ssh, scp, rsync and editors reach VMs as NAME.banger.
 
     Writes a file of banger's own and includes it at the top of ~/.ssh/config.
@@ -58,8 +60,8 @@ def ssh(session: Session, *, only_print: bool, remove: bool) -> None:
     config = session.config
     user_config = Path(os.path.expanduser("~/.ssh/config"))  # noqa: PTH111  $HOME, as ~ in a shell
     if only_print:
-        click.echo(f"# {user_config}\n{include_line(config)}\n\n# {config.ssh_config_path}")
-        click.echo(ssh_config(config), nl=False)
+        head = f"# {user_config}\n{include_line(config)}\n\n# {config.ssh_config_path}\n"
+        data.show_text(head + ssh_config(config), output, key="ssh_config")
         return
     _write(config, user_config, remove=remove)
     if remove:

@@ -40,7 +40,9 @@ def parse_guest(text: str) -> GuestPath | None:
         return None
     joined = posixpath.join(GUEST_HOME, path)
     if "\0" in joined:
-        raise InvalidInputError(f"guest path {path!r} is not a path")
+        raise InvalidInputError(
+            f"guest path {path!r} is not a path", hint="banger vm cp web:/etc/hostname ."
+        )
     normal = posixpath.normpath(joined)
     return GuestPath(
         check_ref(ref),
@@ -87,7 +89,9 @@ def cp(session: Session, *, source: str, target: str) -> None:
             _upload(session.client, source, here)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise BangerError(f"{where}{error.strerror or error}") from error
+        raise BangerError(
+            f"{where}{error.strerror or error}", hint=f"ls -ld {error.filename or '.'}"
+        ) from error
 
 
 def _download(client: Client, source: GuestPath, target: str) -> None:
@@ -97,7 +101,10 @@ def _download(client: Client, source: GuestPath, target: str) -> None:
         with stream:
             first = tars.peek(stream)
             if first is None:
-                raise BangerError(f"{source.path} came back empty from {source.ref}")
+                raise BangerError(
+                    f"{source.path} came back empty from {source.ref}",
+                    hint=f"banger vm exec {source.ref} -- ls -la {source.path}",
+                )
             name = posixpath.basename(source.path)
             into = place / name if place.is_dir() and not source.contents else place
             _check_host_target(first.isdir(), source, into, target)
@@ -106,15 +113,24 @@ def _download(client: Client, source: GuestPath, target: str) -> None:
 
 def _check_host_target(is_dir: bool, source: GuestPath, into: Path, target: str) -> None:  # noqa: FBT001  one fact of the source
     if source.contents and not is_dir:
-        raise InvalidInputError(f"{source.ref}:{source.path} is not a directory")
+        raise InvalidInputError(
+            f"{source.ref}:{source.path} is not a directory",
+            hint=f"leave the /. out: {source.ref}:{source.path}",
+        )
     if not into.parent.is_dir():
         raise InvalidInputError(f"{into.parent} is not a directory", hint=f"mkdir -p {into.parent}")
     if target.endswith("/") and not is_dir and not Path(target).is_dir():
         raise InvalidInputError(f"{target} is not a directory", hint=f"mkdir -p {target}")
     if is_dir and into.exists() and not into.is_dir():
-        raise InvalidInputError(f"{into} is a file, {source.ref}:{source.path} is a directory")
+        raise InvalidInputError(
+            f"{into} is a file, {source.ref}:{source.path} is a directory",
+            hint=f"choose another DST, or: rm {into}",
+        )
     if not is_dir and into.is_dir():
-        raise InvalidInputError(f"{into} is a directory, {source.ref}:{source.path} is a file")
+        raise InvalidInputError(
+            f"{into} is a directory, {source.ref}:{source.path} is a file",
+            hint=f"choose another DST, or: mv {into} {into}.old",
+        )
 
 
 def _warn(sentence: str) -> None:
@@ -136,7 +152,7 @@ def _upload(client: Client, source: str, target: GuestPath) -> None:
     contents = source in {".", "./"} or source.endswith("/.")
     is_dir = origin.is_dir() and (contents or source.endswith("/") or not origin.is_symlink())
     if not is_dir and not os.path.lexists(origin):
-        raise InvalidInputError(f"{source} does not exist")
+        raise InvalidInputError(f"{source} does not exist", hint=f"ls -l {Path(source).parent}")
     client.vm(target.ref)  # from here on "not found" means the path
     kind = guest_kind(client, target.ref, target.path)
     shown = f"{target.ref}:{target.path}"
@@ -145,9 +161,14 @@ def _upload(client: Client, source: str, target: GuestPath) -> None:
         _send(client, origin, name, target.ref, target.path)
         return
     if is_dir and kind == "other":
-        raise InvalidInputError(f"{shown} is a file, {source} is a directory")
+        raise InvalidInputError(
+            f"{shown} is a file, {source} is a directory", hint="choose another DST"
+        )
     if (target.slash or target.contents) and not (is_dir and kind is None):
-        raise InvalidInputError(f"{shown} is not a directory")
+        raise InvalidInputError(
+            f"{shown} is not a directory",
+            hint=f"banger vm exec {target.ref} -- mkdir -p {target.path}",
+        )
     parent = posixpath.dirname(target.path)
     if guest_kind(client, target.ref, parent) != "directory":
         hint = f"banger vm exec {target.ref} -- mkdir -p {parent}"
@@ -160,4 +181,6 @@ def _send(client: Client, origin: Path, name: str, ref: str, directory: str) -> 
         with client.put_files(ref, directory) as writer:
             archive.pack(cast("IO[bytes]", writer), origin, name)
     except tarfile.TarError as error:
-        raise BangerError(f"{origin} could not be packed", detail=str(error)) from error
+        raise BangerError(
+            f"{origin} could not be packed", detail=str(error), hint=f"ls -lR {origin}"
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -199,9 +200,12 @@ def ports(session: Session, *, name: str, output: str) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is appended, until Ctrl-C.")
 @click.option("--vmm", "vmm_log", is_flag=True, help="The VMM's own log instead of the console.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), help="Only the last N lines.")
+@data.format_option
 @pass_session
-def logs(session: Session, *, name: str, follow: bool, vmm_log: bool, lines: int | None) -> None:
-    """Print a VM's serial console. On a terminal, control sequences are left out."""
+def logs(
+    session: Session, *, name: str, follow: bool, vmm_log: bool, lines: int | None, output: str
+) -> None:
+    """Print a VM's serial console. On a terminal, control sequences are left out; as JSON each line is an object with the key line."""
     source = "vmm" if vmm_log else "console"
     wide = MAX_TAIL_BYTES if lines is None else min(MAX_TAIL_BYTES, (lines + 1) * BYTES_A_LINE)
     tail_bytes = wide
@@ -209,11 +213,29 @@ def logs(session: Session, *, name: str, follow: bool, vmm_log: bool, lines: int
         with session.client.logs(name, source=source, tail_bytes=wide) as pieces:
             tail = last_lines(b"".join(pieces), lines)
         if not follow:
-            write_log(iter([tail]))
+            write_log(_in_format(iter([tail]), output))
             return
         tail_bytes = len(tail)
     with session.client.logs(name, source=source, tail_bytes=tail_bytes, follow=follow) as pieces:
-        write_log(pieces)
+        write_log(_in_format(pieces, output))
+
+
+def _in_format(pieces: Iterator[bytes], output: str) -> Iterator[bytes]:
+    """A log's pieces as they are, or as JSON lines."""
+    if output != "json":
+        yield from pieces
+        return
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield _json_line(line)
+    if rest:
+        yield _json_line(rest)
+
+
+def _json_line(line: bytes) -> bytes:
+    return json.dumps({"line": line.rstrip(b"\r").decode(errors="replace")}).encode() + b"\n"
 
 
 def last_lines(text: bytes, count: int) -> bytes:

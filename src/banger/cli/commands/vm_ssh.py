@@ -82,4 +82,8 @@ def ssh(session: Session, *, name: str, command: Sequence[str]) -> None:
     try:
         host_exec.replace(argv)
     except OSError as error:
-        raise BangerError(f"{argv[0]} could not be started", detail=str(error)) from error
+        raise BangerError(
+            f"{argv[0]} could not be started",
+            detail=str(error),
+            hint="install it: apt-get install openssh-client",
+        ) from error

@@ -48,6 +48,14 @@ def show_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def show_text(text: str, output: str, *, key: str) -> None:
+    """A text that is no API object; as JSON it is the value of ``key``."""
+    if output == "json":
+        show_json({key: text})
+    else:
+        click.echo(text, nl=not text.endswith("\n"))
+
+
 def show_list(
     items: Sequence[Json],
     output: str,

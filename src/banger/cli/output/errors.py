@@ -13,7 +13,12 @@ USAGE = 2
 def from_os(error: OSError) -> BangerError:
     """An OSError of the host that no layer below explained."""
     where = f"{error.filename}: " if error.filename is not None else ""
-    return BangerError(f"{where}{error.strerror or error}")
+    return BangerError(
+        f"{where}{error.strerror or error}",
+        hint=f"ls -ld {error.filename}"
+        if error.filename is not None
+        else "run it again with: banger --debug …",
+    )
 
 
 def show(error: BaseException) -> int:
@@ -26,7 +31,7 @@ def show(error: BaseException) -> int:
         _print(message[:1].lower() + message[1:], "", _usage_hint(error))
         return USAGE
     if isinstance(error, click.ClickException):
-        _print(error.format_message(), "", "")
+        _print(error.format_message(), "", "banger --help")
         return error.exit_code
     _print(
         f"internal error: {type(error).__name__}: {error}",

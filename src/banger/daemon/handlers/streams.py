@@ -56,7 +56,14 @@ async def exec_command(
     except WebSocketDisconnect:
         return
     except msgspec.MsgspecError as error:
-        await refuse(socket, InvalidInputError("the request was not understood", detail=str(error)))
+        await refuse(
+            socket,
+            InvalidInputError(
+                "the request was not understood",
+                detail=str(error),
+                hint="see ExecRequest in /openapi.json",
+            ),
+        )
         return
     except (BangerError, OSError) as error:
         await refuse(socket, error)
@@ -71,7 +78,10 @@ async def _frames_in(socket: Socket, session: ExecSession) -> None:
     while True:
         message = await socket.receive_bytes()
         if not 1 <= len(message) <= MAX_PAYLOAD + 1:
-            raise InvalidInputError("a frame has 1 byte of type and at most 64 KiB of payload")
+            raise InvalidInputError(
+                "a frame has 1 byte of type and at most 64 KiB of payload",
+                hint="see GET /openapi.json and docs/explanation/agent.md",
+            )
         await session.send(message[0], message[1:])
 
 

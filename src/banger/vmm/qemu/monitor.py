@@ -52,7 +52,11 @@ class Monitor:
             async with asyncio.timeout(timeout_s), self._lock:
                 return await self._ask(command)
         except ExecuteError as error:
-            raise RefusedError(f"QEMU refused {command}", detail=error.error.error.desc) from error
+            raise RefusedError(
+                f"QEMU refused {command}",
+                detail=error.error.error.desc,
+                hint="banger vm logs NAME --vmm",
+            ) from error
         except (TimeoutError, OSError, EOFError, QMPError) as error:
             how = f"within {timeout_s:g} s" if isinstance(error, TimeoutError) else "at all"
             raise GuestNotReadyError(
