@@ -82,9 +82,9 @@ class FakeVmm:
 
     async def launch(self, request):
         self.world.may_fail("vmm")
-        vmm = FakeRunningVmm(
-            self.world, request.paths, ProcessIdentity(2**22 + 1, 1, proc.boot_id())
-        )
+        self.world.launched += 1
+        pid = 2**22 + self.world.launched  # above every real one
+        vmm = FakeRunningVmm(self.world, request.paths, ProcessIdentity(pid, 1, proc.boot_id()))
         self.world.vmms[request.paths.runtime] = vmm
         request.paths.console_log.write_bytes(
             b"banger: booted\nhello from the guest\n" if self.world.boots else b"stuck\n"
@@ -253,11 +253,14 @@ class FakeGuest:
         self.world, self.paths = world, paths
 
     async def wait_connected(self, timeout_s):
-        self.world.booting.add(self.paths.runtime)
-        self.world.most_booting = max(self.world.most_booting, len(self.world.booting))
-        await asyncio.sleep(0.001)
-        await self.world.may_hang("agent")
-        self.world.may_fail("agent")
+        self.world.booting += 1
+        self.world.most_at_once = max(self.world.most_at_once, self.world.booting)
+        try:
+            await self.world.may_hang("agent")
+            self.world.may_fail("agent")
+            await asyncio.sleep(0)
+        finally:
+            self.world.booting -= 1
 
     async def healthz(self, timeout_s=2.0):
         if not self.world.agent_answers:
@@ -273,7 +276,6 @@ class FakeGuest:
     async def wait_services(self, timeout_s):
         await self.world.may_hang("services")
         self.world.may_fail("services")
-        self.world.booting.discard(self.paths.runtime)
         return await self.healthz()
 
     async def stats(self, timeout_s=2.0):
@@ -314,9 +316,9 @@ class World:
         self.directory = directory
         self.vmms, self.taps, self.ports, self.known_hosts = {}, set(), set(), {}
         self.clocks_ms = []
+        self.launched = self.booting = self.most_at_once = 0
         self.foreign_ports, self.outward = set(), {}
         self.fail_at, self.hang_at = set(), set()
-        self.booting, self.most_booting = set(), 0
         self.hanging = asyncio.Event()
         self.boots = self.agent_answers = self.obeys = True
         self.dies_at_boot = ""

@@ -31,7 +31,7 @@ class _Stages:
             self._handle = await self._stack.enter_async_context(self._run.stage(name))
             self._name = name
         if self._handle is not None:
-            self._handle.detail = detail
+            self._handle.say(detail)
 
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()

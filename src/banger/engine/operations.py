@@ -32,10 +32,16 @@ WATCH_BACKLOG = 256
 
 
 class StageHandle:
-    """What a running stage may say about itself."""
+    """What a running stage may say about itself: ``detail`` at its end, `say` at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, show: Callable[[str], None]) -> None:
         self.detail = ""
+        self._show = show
+
+    def say(self, detail: str) -> None:
+        """Set ``detail`` and tell watchers now."""
+        self.detail = detail
+        self._show(detail)
 
 
 class OperationRun:
@@ -93,7 +99,7 @@ class OperationRun:
         started_ms = clock.monotonic_ms()
         stage = StageRecord(name, OperationState.RUNNING, clock.now())
         self._put(seq, stage)
-        handle = StageHandle()
+        handle = StageHandle(lambda detail: self._show(seq, replace(stage, detail=detail)))
 
         def close(state: OperationState) -> None:
             duration_ms = round(clock.monotonic_ms() - started_ms, 3)
@@ -177,10 +183,18 @@ class OperationRun:
             self._watchers.discard(queue)
 
     def _put(self, seq: int, stage: StageRecord) -> None:
-        stages = (*self.record.stages[:seq], stage, *self.record.stages[seq + 1 :])
-        self.record = replace(self.record, stages=stages)
+        self._keep(seq, stage)
         self._store.put_stage(self.id, seq, stage)
         self._tell(stage)
+
+    def _show(self, seq: int, stage: StageRecord) -> None:
+        """As `_put`, for what need not be stored: it will be over soon."""
+        self._keep(seq, stage)
+        self._tell(stage)
+
+    def _keep(self, seq: int, stage: StageRecord) -> None:
+        stages = (*self.record.stages[:seq], stage, *self.record.stages[seq + 1 :])
+        self.record = replace(self.record, stages=stages)
 
     def _change(self, record: OperationRecord) -> None:
         self.record = record

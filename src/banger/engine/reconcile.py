@@ -187,12 +187,16 @@ def _recover_lost(context: Context) -> list[str]:
 def _recover_one(context: Context, path: Path) -> str:
     try:
         copy = msgspec.json.decode(path.read_bytes(), type=_Copy)
-        record = copy.record
-        running = context.vmms.find(context.places.of(record.id))
-        context.store.insert_vm(record.but(state=VmState.STOPPED), copy.lease)
+        run = copy.record.run
+        runs = run is not None and proc.alive(run.process)
+        record = copy.record.but(
+            state=VmState.RUNNING if runs else VmState.STOPPED, run=run if runs else None
+        )
+        unknown = not runs and context.vmms.find(context.places.of(record.id)) is not None
+        context.store.insert_vm(record, copy.lease)
         for effect in EFFECTS:
             context.store.intend(record.id, effect)
     except (msgspec.MsgspecError, BangerError, OSError) as error:
         return f"directory {path.parent} could not be recovered: {error}"
-    end = "; its VMM is ended, start it again" if running else ""
+    end = "; its VMM is ended, start it again" if unknown else ""
     return f"VM {record.name} recovered from {path}{end}"

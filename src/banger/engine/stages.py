@@ -53,8 +53,8 @@ async def validate_existing(context: Context, machine: Machine, job: Job) -> str
 
 
 def save_copy(machine: Machine) -> None:
-    """Keep the record beside the VM's disks too: from it a lost database is rebuilt (``vm.json``)."""
-    copy = {"record": machine.record.but(run=None, last_error=None), "lease": machine.lease}
+    """Keep the record beside the VM's disks too (``vm.json``): from it a lost database is rebuilt, and a VM that runs adopted."""
+    copy = {"record": machine.record.but(last_error=None), "lease": machine.lease}
     fs.write_atomic(machine.paths.state / "vm.json", msgspec.json.encode(copy))
 
 
@@ -120,6 +120,7 @@ async def start_vmm(context: Context, machine: Machine, job: Job) -> str:
         warning=attachment.warning,
     )
     machine.save(run=run)
+    save_copy(machine)
     machine.guest = context.guests(machine.paths, vmm.agent)
     watch_exit(machine)
     job.deadline = Deadline.after(job.ready_s)

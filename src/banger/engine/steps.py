@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from banger.engine.context import Context
 from banger.engine.effects import undo_effect
 from banger.engine.machine import Machine
-from banger.engine.operations import OperationRun
+from banger.engine.operations import OperationRun, StageHandle
 from banger.host.undo import UndoStack
 from banger.model.clock import Deadline
 
@@ -30,6 +30,7 @@ class Job:
 
 
 Action = Callable[[Context, Machine, Job], Awaitable[str]]
+Admission = Callable[[StageHandle], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,17 @@ async def perform(
     steps: Sequence[Step],
     undo: UndoStack,
     job: Job,
+    *,
+    admission: Admission | None = None,
 ) -> None:
-    """Do ``steps`` in order as stages of ``run``; what they made is on ``undo`` for the caller to keep or take back."""
+    """Do ``steps`` in order as stages of ``run``; what they made is on ``undo`` for the caller to keep or take back.
+
+    ``admission`` is awaited in the first stage, before its effects; what it says is part of that stage's detail.
+    """
     for step in steps:
         async with run.stage(step.name) as stage:
+            waited = "" if admission is None else await admission(stage)
+            admission = None
             for effect in step.effects:
                 context.store.intend(machine.id, effect)
                 undo.push(
@@ -60,6 +68,7 @@ async def perform(
                     functools.partial(undo_effect, context, machine, effect),
                     deadline_s=30,
                 )
-            stage.detail = await step.do(context, machine, job)
+            said = await step.do(context, machine, job)
+            stage.detail = ", ".join(filter(None, (said, waited)))
             for effect in step.effects:
                 context.store.settle(machine.id, effect)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 from banger.engine.boot import exit_error
 from banger.engine.context import Context
 from banger.engine.effects import RUN_EFFECTS, undo_effect, undo_effects
 from banger.engine.machine import Machine
-from banger.engine.operations import OperationRun
+from banger.engine.operations import OperationRun, StageHandle
 from banger.engine.plans import BRING_UP, MAKE, RENEW
 from banger.engine.ports import RunningVmm
 from banger.engine.stages import close_tap, save_copy, write_identity
@@ -22,8 +23,10 @@ from banger.model.errors import BangerError, GuestNotReadyError, RefusedError, V
 from banger.model.record import ErrorRecord
 from banger.model.spec import Forward
 from banger.model.state import VmState, not_running
+from banger.model.units import format_duration
 
 log = logging.getLogger(__name__)
+STATUS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,17 @@ def _rest(machine: Machine, error: BaseException) -> None:
 
 
 async def _bring_up(context: Context, machine: Machine, run: OperationRun, job: Job) -> None:
-    async with context.boot_slots, UndoStack() as running:
+    async with AsyncExitStack() as slot, UndoStack() as running:
+
+        async def admission(stage: StageHandle) -> str:
+            began_ms, full = clock.monotonic_ms(), context.boot_slots.locked()
+            if full:
+                stage.say("queued: as many VMs boot as may at once")
+            await slot.enter_async_context(context.boot_slots)
+            return f"queued {format_duration(clock.monotonic_ms() - began_ms)}" if full else ""
+
         running.push("close the TAP", functools.partial(close_tap, machine))
-        await perform(context, machine, run, BRING_UP, running, job)
+        await perform(context, machine, run, BRING_UP, running, job, admission=admission)
         running.release()
 
 
@@ -117,8 +128,9 @@ async def _not_stopped(context: Context, machine: Machine, error: BaseException)
 async def vmm_status(vmm: RunningVmm) -> str | None:
     """What a VMM says of itself (``running``, ``paused``), None if it does not answer."""
     try:
-        return await vmm.status()
-    except (BangerError, OSError) as error:
+        async with asyncio.timeout(STATUS_S):
+            return await vmm.status()
+    except (BangerError, OSError, TimeoutError) as error:
         log.info("VMM of pid %d does not say how it is: %s", vmm.identity.pid, error)
         return None
 

@@ -8,7 +8,7 @@ import pytest
 from banger.engine.plans import CREATE
 from banger.engine.reconcile import reconcile
 from banger.engine.verbs import Changes
-from banger.host import faults
+from banger.host import faults, proc
 from banger.model.errors import InvalidInputError, NotFoundError, RefusedError
 from banger.model.spec import Forward, NetworkMode, VmSpec
 from banger.model.state import OperationState, VmState
@@ -235,8 +235,28 @@ async def test_twenty_creates_at_once_all_succeed_two_at_a_time(engine, world):
     runs = [engine.create(f"vm-{n}", "debian", SPEC, start=True, ready_s=None) for n in range(20)]
     records = await asyncio.wait_for(asyncio.gather(*(run.wait() for run in runs)), 20)
     assert {record.state for record in records} == {OperationState.SUCCEEDED}
+    assert world.most_at_once == 2
+    queued = [r for r in records if "queued" in r.stages[CREATE_STAGES.index("network")].detail]
+    assert len(queued) == 18
     assert len({machine.lease.ip for machine in engine.machines()}) == 20
-    assert world.most_booting == 2
+
+
+async def test_a_vm_that_waits_for_others_to_boot_says_so_meanwhile(engine, world):
+    world.hang_at = {"agent"}
+    first = [engine.create(name, "debian", SPEC, start=True, ready_s=None) for name in "ab"]
+    waiting = engine.create("c", "debian", SPEC, start=True, ready_s=None)
+    async with asyncio.timeout(5):
+        async for stage, _ in waiting.watch():
+            if stage is not None and stage.detail.startswith("queued"):
+                break
+    assert stage.name == "network"
+    assert waiting.record.stages[-1].detail.startswith("queued")
+    world.hang_at = set()
+    for run in first:
+        run.cancel()
+    record = await asyncio.wait_for(waiting.wait(), 10)
+    assert record.state is OperationState.SUCCEEDED
+    assert "user, queued " in record.stages[CREATE_STAGES.index("network")].detail
 
 
 async def test_a_taken_name_and_a_taken_port_are_refused(engine, world):
@@ -412,6 +432,37 @@ async def test_vms_are_recovered_from_their_directories_when_the_database_is_los
     assert machine.state is VmState.STOPPED
     assert machine.lease == lease
     assert (await finished(again, again.start(machine, None))).state is OperationState.SUCCEEDED
+    await again.close()
+    again.context.store.close()
+
+
+async def test_running_vms_are_adopted_though_the_database_was_lost(engine, world, monkeypatch):
+    await make(engine, "runs")
+    await make(engine, "sleeps")
+    await make(engine, "stopped")
+    await finished(engine, engine.pause(engine.resolve("sleeps")))
+    await finished(engine, engine.stop(engine.resolve("stopped"), None, force=True))
+    before = {machine.name: machine.record for machine in engine.machines()}
+    await engine.close()
+    engine.context.store.close()
+    world.ports.clear()
+    (world.directory / "banger.db").unlink()
+    alive = {vmm.identity for vmm in world.vmms.values()}
+    monkeypatch.setattr(proc, "alive", lambda identity: identity in alive)
+    again = world.engine()
+    said = await reconcile(again)
+    states = {machine.name: machine.state for machine in again.machines()}
+    assert states == {
+        "runs": VmState.RUNNING, "sleeps": VmState.PAUSED, "stopped": VmState.STOPPED,
+    }  # fmt: skip
+    assert len(world.vmms) == 2
+    assert again.resolve("runs").record.forwards == before["runs"].forwards
+    assert sum(": adopted, pid" in sentence for sentence in said) == 2
+    for name in before:
+        deleted = await finished(again, again.delete(again.resolve(name)))
+        assert deleted.state is OperationState.SUCCEEDED
+    assert world.vmms == {}
+    assert again.context.store.ledger() == []
     await again.close()
     again.context.store.close()
 

@@ -11,6 +11,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from banger.cli.output import progress
+from banger.cli.output.text import clean
 from banger.model.units import format_duration
 
 if TYPE_CHECKING:
@@ -67,5 +68,5 @@ class Live:
         if stage is None:
             return Text("")
         took = format_duration(progress.elapsed_ms(stage) // 100 * 100)
-        self._spinner.text = Text(f"{stage.name} {took}")
+        self._spinner.text = Text(clean(f"{stage.name} {took}  {stage.detail}").rstrip())
         return self._spinner
