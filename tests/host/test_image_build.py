@@ -16,6 +16,7 @@ import pytest
 
 from banger.api import schema
 from banger.host import fs
+from banger.host.probe import root
 from banger.images import build as build_module
 from banger.images import sandbox
 from banger.images.catalog import ImageCatalog
@@ -89,7 +90,7 @@ def toy(place, monkeypatch):
 @pytest.fixture
 def user():
     """Runs a Python program as an ordinary user who has subordinate ids."""
-    if os.geteuid() != 0:
+    if not root():
         yield lambda *argv, **options: subprocess.Popen([sys.executable, *argv], **options)
         return
     if not Path("/usr/bin/python3").exists() or shutil.which("useradd") is None:
