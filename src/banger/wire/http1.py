@@ -130,10 +130,10 @@ class Exchange:
 
     def renew(self) -> bool:
         """Make it ready for another request on the same stream; False if the last answer is not over or was said to be the last."""
-        over = {self._connection.our_state, self._connection.their_state} == {h11.DONE}
-        if over:
+        states = {self._connection.our_state, self._connection.their_state}
+        if states == {h11.DONE}:
             self._connection.start_next_cycle()
-        return over
+        return states in ({h11.DONE}, {h11.IDLE})
 
     def leftover(self) -> bytes:
         """Bytes that came after the head of an upgrade."""

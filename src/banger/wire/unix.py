@@ -50,6 +50,11 @@ class UnixStream:
         with suppress(OSError):
             await self._writer.wait_closed()
 
+    @property
+    def ended(self) -> bool:
+        """Whether the peer is known to have ended it: there may still be something to read."""
+        return self._reader.at_eof() or self._writer.is_closing()
+
     def abort(self) -> None:
         """End both directions now, whatever was not sent yet."""
         self._writer.transport.abort()
