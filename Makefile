@@ -26,10 +26,11 @@ build: ## wheel and sdist into build/dist, programs that run from here into buil
 lock: ## renew the pinned requirements (needs uv)
 	@bash scripts/lock.sh
 
-reference: ## renew docs/reference/openapi.json and cli.md
+reference: ## renew docs/reference/openapi.json, cli.md and firecracker.md
 	@bash scripts/bootstrap.sh run
 	$(PY) scripts/openapi.py > docs/reference/openapi.json
 	$(PY) scripts/cli_reference.py > docs/reference/cli.md
+	$(PY) scripts/firecracker_reference.py > docs/reference/firecracker.md
 
 install-user-units: ## let systemd start bangerd when a command needs it
 	@bash scripts/bootstrap.sh run

@@ -123,7 +123,9 @@ def _make_room(paths: VmPaths, undo: UndoStack) -> None:
         path.unlink(missing_ok=True)
         undo.push(f"remove {path.name}", partial(path.unlink, missing_ok=True))
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    os.close(os.open(paths.vmm_log, flags, 0o600))
+    descriptor = os.open(paths.vmm_log, flags, 0o600)
+    os.fchmod(descriptor, 0o600)
+    os.close(descriptor)
 
 
 async def _bring_up(

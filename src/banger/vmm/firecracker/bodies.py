@@ -58,7 +58,6 @@ class TokenBucket(Part, frozen=True, kw_only=True):
 
     size: Annotated[int, said("1.0", "the limit")]
     refill_time: Annotated[int, said("1.0", "1000", "a limit is one a second")]
-    one_time_burst: Annotated[int | None, said("1.0", "")] = None
 
 
 class RateLimiter(Part, frozen=True, kw_only=True):
@@ -74,13 +73,6 @@ class MachineConfiguration(Body, frozen=True, kw_only=True):
     endpoint = Endpoint("PUT", "/machine-config", "1.0", "the machine's size")
     vcpu_count: Annotated[int, said("1.0", "the VM's vcpus")]
     mem_size_mib: Annotated[int, said("1.0", "the VM's memory")]
-    smt: Annotated[
-        bool | None, said("1.0", "", "off by default: any number of vCPUs is allowed")
-    ] = None
-    track_dirty_pages: Annotated[
-        bool | None, said("1.0", "", "off by default: it costs page faults")
-    ] = None
-    huge_pages: Annotated[Literal["None", "Transparent", "2M"] | None, said("1.7", "")] = None
 
 
 class BootSource(Body, frozen=True, kw_only=True):
@@ -117,7 +109,6 @@ class Drive(Body, frozen=True, kw_only=True):
         Literal["Unsafe", "Writeback"] | None,
         said("1.0", "Writeback for disks", "the default drops the guest's flushes"),
     ] = None
-    io_engine: Annotated[Literal["Sync", "Async"] | None, said("1.0", "")] = None
     rate_limiter: Annotated[RateLimiter | None, said("1.0", "")] = None
 
 
@@ -164,20 +155,17 @@ class Balloon(Body, frozen=True, kw_only=True):
     endpoint = Endpoint("PUT", "/balloon", "1.0", "free memory of the guest goes back to the host")
     amount_mib: Annotated[int, said("1.0", "0", "nothing is taken from the guest")]
     deflate_on_oom: Annotated[bool, said("1.0", "true", "the guest's need comes first")]
-    stats_polling_interval_s: Annotated[int | None, said("1.0", "")] = None
     free_page_reporting: Annotated[
         bool | None, said("1.14", "true", "pages that the guest frees are given back at once")
     ] = None
 
 
 class Serial(Body, frozen=True, kw_only=True):
-    """The serial console, which Firecracker writes to its standard output: console.log."""
+    """The serial console. Firecracker writes it to its standard output, console.log, which is opened for appending and so can be capped;
+    a file of its own choice (``serial_out_path``) would not be.
+    """
 
     endpoint = Endpoint("PUT", "/serial", "1.14", "a bound for what a guest may print")
-    serial_out_path: Annotated[
-        str | None,
-        said("1.14", "", "a file there is not opened for appending, so cannot be capped"),
-    ] = None
     rate_limiter: Annotated[
         TokenBucket | None,
         said("1.16", "1 MiB a second", "the console is capped only every few seconds"),
@@ -189,7 +177,7 @@ class Action(Body, frozen=True, kw_only=True):
 
     endpoint = Endpoint("PUT", "/actions", "1.0", "start; press the power button")
     action_type: Annotated[
-        Literal["InstanceStart", "SendCtrlAltDel", "FlushMetrics"],
+        Literal["InstanceStart", "SendCtrlAltDel"],
         said(
             "1.0",
             "InstanceStart, SendCtrlAltDel",
@@ -213,8 +201,6 @@ class Logger(Body, frozen=True, kw_only=True):
     level: Annotated[
         Literal["Error", "Warning", "Info", "Debug", "Trace", "Off"] | None, said("1.0", "")
     ] = None
-    show_level: Annotated[bool | None, said("1.0", "")] = None
-    show_log_origin: Annotated[bool | None, said("1.0", "")] = None
 
 
 class Metrics(Body, frozen=True, kw_only=True):
@@ -230,7 +216,6 @@ class MmdsConfig(Body, frozen=True, kw_only=True):
     endpoint = Endpoint("PUT", "/mmds/config", "1.0", "")
     network_interfaces: Annotated[tuple[str, ...], said("1.0", "")]
     version: Annotated[Literal["V1", "V2"] | None, said("1.0", "")] = None
-    ipv4_address: Annotated[str | None, said("1.0", "")] = None
 
 
 @dataclass(frozen=True, slots=True)
