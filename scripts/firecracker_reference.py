@@ -87,9 +87,10 @@ def is_sent(kind: type[Body]) -> bool:
 
 def section(endpoint: Endpoint, kind: type[Struct] | None, text: str) -> str:
     """One endpoint."""
-    why = f": {endpoint.why}" if endpoint.why else ""
-    said = " ".join(text.split())
-    head = f"\n### {endpoint.method} {endpoint.path}\n\nSince {endpoint.since}{why}. {said}\n"
+    said = (
+        f"Since {endpoint.since}: {endpoint.why}." if endpoint.why else f"Since {endpoint.since}."
+    )
+    head = f"\n### {endpoint.method} {endpoint.path}\n\n{said} {text}".rstrip() + "\n"
     return head + ("" if kind is None else f"\n{table(kind)}")
 
 
@@ -120,7 +121,7 @@ def reference() -> str:
     broken = " and ".join(versions.words(each) for each in sorted(versions.PAUSE_CUTS_VSOCK))
     oldest = versions.words(versions.OLDEST)
     text = HEAD.format(oldest=oldest, broken=broken, cmdline=config.cmdline("")) + SENT
-    text += "".join(section(b.endpoint, b, b.__doc__ or "") for b in BODIES if is_sent(b))
+    text += "".join(section(b.endpoint, b, "") for b in BODIES if is_sent(b))
     text += section(InstanceInfo.endpoint, InstanceInfo, "Of the answer banger reads:")
     text += LATER
     text += "".join(section(b.endpoint, b, b.__doc__ or "") for b in BODIES if not is_sent(b))

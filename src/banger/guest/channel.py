@@ -15,7 +15,7 @@ from banger.wire.http1 import ByteStream, Exchange, StreamEndedError
 from banger.wire.mux import Mux
 from banger.wire.unix import UnixStream
 
-CONNECT_S = 2.0
+CONNECT_S = 10.0  # Firecracker itself gives up after 2 s, once the guest's driver is up; an emulated guest may need longer
 
 
 class Channel(Protocol):
@@ -69,9 +69,7 @@ class VsockChannel:
 
     async def open(self, port: int) -> ByteStream:
         """See `Channel.open`. A guest that does not even refuse within ``CONNECT_S`` is a TimeoutError."""
-        async with asyncio.timeout(
-            CONNECT_S
-        ):  # a guest that boots may lose the call: then it is made again
+        async with asyncio.timeout(CONNECT_S):
             stream = await vsock.connect_port(self._path, AGENT_PORT)
         self._streams.add(stream)
         if port == AGENT_PORT:

@@ -161,14 +161,16 @@ class Balloon(Body, frozen=True, kw_only=True):
 
 
 class Serial(Body, frozen=True, kw_only=True):
-    """The serial console. Firecracker writes it to its standard output, console.log, which is opened for appending and so can be capped;
-    a file of its own choice (``serial_out_path``) would not be.
-    """
+    """The serial console."""
 
     endpoint = Endpoint("PUT", "/serial", "1.14", "a bound for what a guest may print")
     rate_limiter: Annotated[
         TokenBucket | None,
-        said("1.16", "1 MiB a second", "the console is capped only every few seconds"),
+        said(
+            "1.16",
+            "1 MiB a second",
+            "the console is capped every few seconds only; it stays standard output, which is opened for appending, as a serial_out_path would not be",
+        ),
     ] = None
 
 
