@@ -1,7 +1,7 @@
 """Firecracker's vsock socket: ``CONNECT <port>``, ``OK <assigned port>``, then bytes; here over banger's mux to the guest's agent.
 
 As in Firecracker nothing is accepted before the guest's driver is up (connections wait in the backlog), the CONNECT line must arrive in
-one piece (the first read must find ten bytes, the rest without waiting, 32 bytes at most), a port where nobody listens just closes, and so
+one piece (what is not there at the first read is not waited for; 32 bytes at most), a port where nobody listens just closes, and so
 does a line that is none. There is no half-close: who shuts down one direction ends both.
 """
 
@@ -144,8 +144,6 @@ class Bridge:
 async def _requested_port(client: socket.socket) -> int | None:
     """The port of the CONNECT line; None if what came is none."""
     line = await asyncio.get_running_loop().sock_recv(client, MIN_LINE_BYTES)
-    if len(line) < MIN_LINE_BYTES:
-        return None
     while not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:
         try:
             byte = client.recv(1)

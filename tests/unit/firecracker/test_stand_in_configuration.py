@@ -222,6 +222,7 @@ def test_an_interface_that_is_put_again_gives_up_its_tap_first(resources, monkey
     resources.put_network(network("b", guest_mac="02:00:00:00:00:02"))
     resources.put_network(network("a", guest_mac="02:00:00:00:00:01"))
     assert len(resources.taps) == 2
+    assert opened[2] == opened[0]  # its number was free again
     assert resources.taps["a"] != resources.taps["b"]
     words = "Network config error: The MAC address is already in use: 02:00:00:00:00:01"
     assert refused(resources.put_network, network("c", guest_mac="02:00:00:00:00:01")) == words

@@ -341,6 +341,7 @@ def test_signals_end_it_as_they_end_firecracker(number, status):
     with stand_in() as made:
         made.process.send_signal(number)
         assert made.process.wait(START_S) == status
+        assert made.errors.read_text() == ""
         assert made.socket.exists()  # Firecracker leaves its socket behind
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.framework.firecracker import jsontext
@@ -141,6 +141,7 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(json_values, st.sampled_from([None, 1]))
 def test_any_json_is_read_as_the_standard_library_reads_it(value, indent):
     text = json.dumps(value, indent=indent, ensure_ascii=indent is None)
@@ -149,6 +150,7 @@ def test_any_json_is_read_as_the_standard_library_reads_it(value, indent):
     assert node.end == len(text.encode())
 
 
+@settings(deadline=None)
 @given(
     st.text()
     | json_values.map(json.dumps).flatmap(

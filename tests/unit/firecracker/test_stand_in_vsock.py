@@ -121,7 +121,7 @@ async def test_a_port_without_listener_just_closes(bridge):
 
 @pytest.mark.parametrize(
     "line",
-    [b"CONNECT\n", b"CONNECT 10", b"CONNECT 1024", b"CONNECT -1\n", b"CONNECT x1024\n", b"CONNECT 4294967296\n", b"GET / HTTP/1.1\r\n\r\n", b"x" * 40],
+    [b"CONNECT\n", b"PLEASE 1024\n", b"CONNECT 10", b"CONNECT 1024", b"CONNECT -1\n", b"CONNECT x1024\n", b"CONNECT 4294967296\n", b"GET / HTTP/1.1\r\n\r\n", b"x" * 40],
 )  # fmt: skip
 async def test_a_line_that_is_none_or_comes_in_pieces_just_closes(bridge, line):
     assert await refused(bridge, line)
