@@ -15,6 +15,7 @@ from banger.model.errors import (
     HostLacksError,
     InvalidInputError,
 )
+from banger.vmm import launch
 from banger.vmm.qemu import args, backend
 from banger.vmm.qemu.backend import QemuVmm
 from tests.framework.toy import toy_request
@@ -77,7 +78,7 @@ async def test_the_consoles_end_is_quoted_too(request_, program):
 
 async def test_a_qemu_that_never_answers_is_ended(request_, program, monkeypatch):
     monkeypatch.setattr(backend, "LAUNCH_S", 0.2)
-    monkeypatch.setattr(backend, "_DYING_S", 0.1)
+    monkeypatch.setattr(launch, "DYING_S", 0.1)
     with pytest.raises(GuestNotReadyError):
         await QemuVmm(accel="tcg", program=program("exec sleep 86399")).launch(request_)
     nothing_left(request_)

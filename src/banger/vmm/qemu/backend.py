@@ -17,6 +17,7 @@ from banger.model.errors import BangerError, HostLacksError, InvalidInputError, 
 from banger.model.machine import DiskFormat, LaunchRequest, VmPaths
 from banger.model.process import ProcessIdentity
 from banger.vmm.console import printable_tail
+from banger.vmm.launch import check_readable, or_ended
 from banger.vmm.qemu import args
 from banger.vmm.qemu.process import RunningQemu
 
@@ -24,7 +25,6 @@ log = logging.getLogger(__name__)
 LAUNCH_S = 15.0
 ADOPT_S = 2.0
 _BACKLOG = 8
-_DYING_S = 1.0  # between the end of a process's connections and its own
 _LOG_LINES, _CONSOLE_LINES = 10, 5
 
 
@@ -69,7 +69,7 @@ class QemuVmm:
         program = self._program or host_exec.find_program(
             probe.QEMU_PROGRAM, package=probe.QEMU_PACKAGE
         )
-        _check_readable(request)
+        check_readable(request, request.boot.pvh_kernel)
         if (other := self.find(request.paths)) is not None:  # whose sockets would be replaced
             raise RefusedError(
                 f"VM {request.name} runs already, as pid {other.pid}",
@@ -91,7 +91,9 @@ class QemuVmm:
             undo.push("end QEMU", lambda: proc.kill(identity))
             vmm = RunningQemu(identity, request.paths, accel, log_from_bytes=log_from)
             undo.push("let go of QEMU", vmm.close)
-            await _until_greeting(request, vmm, log_from)
+            outcome = await or_ended(vmm, vmm.connect(LAUNCH_S))
+            if outcome is not None:
+                raise _died(request, outcome.returncode, log_from)
             await vmm.resume()  # it waits until we listen, so that no last word of its is lost
             for listener in listeners:
                 listener.close()
@@ -119,24 +121,6 @@ class QemuVmm:
         return found[0] if found else None
 
 
-async def _until_greeting(request: LaunchRequest, vmm: RunningQemu, log_from: int) -> None:
-    """Return when the monitor answers; raise when it does not in time, or QEMU ends first."""
-    connecting = asyncio.create_task(vmm.connect(LAUNCH_S))
-    ended = asyncio.create_task(vmm.wait())
-    tasks: set[asyncio.Task[object]] = {connecting, ended}
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if connecting.done() and connecting.exception() is not None:
-            await asyncio.wait({ended}, timeout=_DYING_S)
-        if ended.done():
-            raise _died(request, ended.result().returncode, log_from)
-        await connecting
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-
-
 def _died(request: LaunchRequest, returncode: int | None, log_from: int) -> HostLacksError:
     how = "ended" if returncode is None else host_exec.describe_exit(returncode)
     own = printable_tail(request.paths.vmm_log, _LOG_LINES, since_bytes=log_from)
@@ -146,28 +130,6 @@ def _died(request: LaunchRequest, returncode: int | None, log_from: int) -> Host
         detail="\n".join(filter(None, (own, guest and f"last lines of the console:\n{guest}"))),
         hint="banger doctor",
     )
-
-
-def _check_readable(request: LaunchRequest) -> None:
-    """Everything that QEMU will open is there; QEMU's own message about it would say less."""
-    boot, paths = request.boot, request.paths
-    for files, hint in (
-        (
-            (boot.pvh_kernel, boot.initramfs, boot.rootfs),
-            boot.manifest.remedy,
-        ),
-        (
-            (request.root.path, paths.work, paths.identity),
-            f"banger vm delete {request.name}, and create it again",
-        ),
-    ):
-        for path in files:
-            try:
-                os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-            except OSError as error:
-                raise HostLacksError(
-                    f"{path} cannot be read", detail=error.strerror or "", hint=hint
-                ) from error
 
 
 def _socket_paths(paths: VmPaths) -> list[Path]:
