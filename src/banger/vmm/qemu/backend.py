@@ -8,17 +8,21 @@ import os
 import socket
 from pathlib import Path
 
+from banger.host import confine, fs, probe, proc
 from banger.host import exec as host_exec
-from banger.host import fs, probe, proc
+from banger.host.confine import Confined, Policy
+from banger.host.confine_launch import EndedAtOnceError
 from banger.host.paths import check_socket_path
 from banger.host.tsc import tsc_khz
 from banger.host.undo import UndoStack
 from banger.model.errors import BangerError, HostLacksError, InvalidInputError, RefusedError
 from banger.model.machine import DiskFormat, LaunchRequest, VmPaths
 from banger.model.process import ProcessIdentity
+from banger.vmm import confinement
 from banger.vmm.console import printable_tail
 from banger.vmm.launch import check_readable, or_ended
 from banger.vmm.qemu import args
+from banger.vmm.qemu.files import program_files
 from banger.vmm.qemu.process import RunningQemu
 
 log = logging.getLogger(__name__)
@@ -29,19 +33,22 @@ _LOG_LINES, _CONSOLE_LINES = 10, 5
 
 
 class QemuVmm:
-    """The QEMU backend. ``accel`` is auto, kvm or tcg; ``program`` overrides the QEMU found on PATH."""
+    """The QEMU backend. ``accel`` is auto, kvm or tcg; ``program`` overrides the QEMU found on PATH; ``policy`` says whether it is confined."""
 
     name = "qemu"
     root_formats = (DiskFormat.QCOW2, DiskFormat.RAW)
     named_tap = False
 
-    def __init__(self, *, accel: str = "auto", program: str | None = None) -> None:
+    def __init__(
+        self, *, accel: str = "auto", program: str | None = None, policy: Policy = Policy.AUTO
+    ) -> None:
         if accel not in {"auto", "kvm", "tcg"}:
             raise InvalidInputError(
                 f"accel {accel!r} is unknown", hint="set accel to auto, kvm or tcg"
             )
         self._program = program
         self._wanted = accel
+        self._policy = policy
 
     @property
     def accel(self) -> str:
@@ -64,11 +71,17 @@ class QemuVmm:
                 hint="banger config show, and set accel to auto",
             )
 
-    async def launch(self, request: LaunchRequest) -> RunningQemu:
-        """Start QEMU and return once its monitor answers; on failure nothing is left."""
-        program = self._program or host_exec.find_program(
+        if self._policy is not Policy.OFF:
+            await asyncio.to_thread(program_files, self._find_program())
+
+    def _find_program(self) -> str:
+        return self._program or host_exec.find_program(
             probe.QEMU_PROGRAM, package=probe.QEMU_PACKAGE
         )
+
+    async def launch(self, request: LaunchRequest) -> RunningQemu:
+        """Start QEMU and return once its monitor answers; on failure nothing is left."""
+        program = self._find_program()
         check_readable(request, request.boot.pvh_kernel)
         if (other := self.find(request.paths)) is not None:  # whose sockets would be replaced
             raise RefusedError(
@@ -83,13 +96,12 @@ class QemuVmm:
             fds = args.Descriptors(qmp, agent, tuple(bulk), request.network.tap_fd)
             argv = args.build(program, request, fds, accel=accel, khz=khz)
             log_from = _prepare_logs(request.paths)
-            child = host_exec.spawn(argv, log=request.paths.vmm_log, pass_fds=fds.all)
-            child.returncode = 0  # Popen must not reap it: host.proc does, which waits by pidfd
-            identity = proc.identify(child.pid)
-            if identity is None:
-                raise _died(request, proc.reap(child.pid), log_from)
-            undo.push("end QEMU", lambda: proc.kill(identity))
-            vmm = RunningQemu(identity, request.paths, accel, log_from_bytes=log_from)
+            try:
+                started = await self._start(argv, request, fds)
+            except EndedAtOnceError as error:
+                raise _died(request, error.returncode, log_from) from error
+            undo.push("end QEMU", lambda: proc.kill(started.identity))
+            vmm = RunningQemu(started, request.paths, accel, log_from_bytes=log_from)
             undo.push("let go of QEMU", vmm.close)
             outcome = await or_ended(vmm, vmm.connect(LAUNCH_S))
             if outcome is not None:
@@ -100,12 +112,22 @@ class QemuVmm:
             undo.release()
             return vmm
 
+    async def _start(
+        self, argv: list[str], request: LaunchRequest, fds: args.Descriptors
+    ) -> Confined:
+        log_file = request.paths.vmm_log
+        if self._policy is Policy.OFF:
+            return confine.start_unconfined(argv, log=log_file, keep=fds.all)
+        files = await asyncio.to_thread(program_files, argv[0])
+        may = confinement.qemu(request, files, accel=self.accel)
+        return await confine.start(argv, may, log=log_file, keep=fds.all)
+
     async def adopt(self, identity: ProcessIdentity, paths: VmPaths) -> RunningQemu | None:
         """Take over a QEMU that an earlier daemon started. Its monitor may be stuck: it is tried again when it is needed."""
         argv = proc.arguments(identity)
         if not argv:
             return None
-        vmm = RunningQemu(identity, paths, "kvm" if "kvm" in argv else "tcg")
+        vmm = RunningQemu(Confined(identity, ""), paths, "kvm" if "kvm" in argv else "tcg")
         try:
             await vmm.connect(ADOPT_S)
         except BangerError as error:
