@@ -86,13 +86,14 @@ async def test_a_reset_after_the_power_button_counts_as_a_shutdown(start):
 )
 async def test_the_end_of_an_adopted_vmm_is_told_by_its_log(start, behaviour, reason):
     """Its exit status is not for us to have."""
+    from banger.host.confine import Confined
     from banger.vmm.firecracker.process import RunningFirecracker
 
     running, request = await start(behaviour)
     await ended(running)
     log = request.paths.vmm_log.read_text()
     assert "exit_code=0" in log.splitlines()[-1]
-    orphan = RunningFirecracker(running.identity, request.paths)
+    orphan = RunningFirecracker(Confined(running.identity, ""), request.paths)
     outcome = await ended(orphan)
     assert (outcome.reason, outcome.returncode) == (reason, None)
     await orphan.close()

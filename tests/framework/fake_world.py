@@ -99,6 +99,9 @@ class FakeVmm:
     async def adopt(self, identity, paths):
         return self.world.vmms.get(paths.runtime)
 
+    async def release(self, paths):
+        pass
+
     def find(self, paths):
         return None
 

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from banger.bundle.locate import Binaries
+from banger.host.confine import Policy
 from banger.vmm.firecracker.backend import FirecrackerVmm
 from banger.vmm.firecracker.binary import STAND_IN
 from tests.framework.firecracker.install import make_firecracker
@@ -16,7 +18,12 @@ def played_firecracker(directory, *, release=RELEASE, **play):
     return make_firecracker(directory, play=played)
 
 
+def unconfined(find):
+    """The backend with what ``find`` finds, which may be a script: scripts cannot be confined."""
+    return FirecrackerVmm(lambda: Binaries(find(), None, "a test"), policy=Policy.OFF)
+
+
 def played_vmm(directory, **play):
     """The backend with such a program."""
     program = played_firecracker(directory, **play)
-    return FirecrackerVmm(lambda: program)
+    return unconfined(lambda: program)

@@ -47,7 +47,7 @@ class World:
 
     def __init__(self, jailer, root):
         self.root = root
-        self.uid = jail.own_id(7)
+        self.uid = jail.own_ids().of(7)
         self.database, self.key, self.image = (
             self._file(name) for name in ("state/banger.db", "state/id_ed25519", "state/images/rootfs.img")
         )  # fmt: skip
@@ -65,7 +65,8 @@ class World:
         program.write_text(INTRUDER.format(python=self.python, hostile=str(self.hostile)))
         program.chmod(0o755)
         self.jail = Jail("a" * 12, jailer, program, base, self.uid, self.uid)
-        jail.own([self.disk, self.run], self.uid, self.uid)
+        for path in (self.disk, self.run):
+            os.chown(path, self.uid, self.uid)
 
     def _file(self, name):
         path = self.root / name

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 import os
 
 from banger import __version__
+from banger.bundle.locate import find_binaries
 from banger.daemon.service import Service
 from banger.engine.backends import Backends
 from banger.engine.context import Context
@@ -25,8 +28,10 @@ from banger.network.user import UserNetwork
 from banger.storage.disks import DiskStorage
 from banger.store.store import Store
 from banger.vmm.console import printable_tail
+from banger.vmm.firecracker.backend import FirecrackerVmm
 from banger.vmm.qemu.backend import QemuVmm
 
+log = logging.getLogger(__name__)
 TAIL_LINES = 20
 
 
@@ -38,11 +43,15 @@ def compose(config: Config) -> Service:
     """The service of a daemon; opens the store, touches nothing else of the host yet."""
     state_dir, runtime_dir = config.state_dir, config.runtime_dir
     store = Store(config.database_path)
-    vmm = QemuVmm(accel=config.accel, program=config.qemu_path, policy=Policy(config.confine))
+    policy = Policy(config.confine)
+    vmm = QemuVmm(accel=config.accel, program=config.qemu_path, policy=policy)
+    firecracker = FirecrackerVmm(
+        functools.partial(find_binaries, config, warn=log.warning), policy=policy
+    )
     context = Context(
         store=store,
         board=Board(store),
-        vmms=Backends([vmm]),
+        vmms=Backends([firecracker, vmm]),
         storage=DiskStorage(),
         network=UserNetwork(runtime_dir, state_dir, uplink=config.uplink),
         relays=Relays(),

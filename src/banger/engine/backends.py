@@ -57,6 +57,11 @@ class Backends:
         """The process of any backend that was started for ``paths`` but never recorded."""
         return next(filter(None, (vmm.find(paths) for vmm in self._backends)), None)
 
+    async def release(self, paths: VmPaths) -> None:
+        """Remove what a run of any backend has on the host beside its process, which has ended."""
+        for vmm in self._backends:
+            await vmm.release(paths)
+
 
 def _wrong_disk(vmm: Vmm, root: DiskFormat) -> RefusedError:
     return RefusedError(

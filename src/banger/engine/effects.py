@@ -64,6 +64,7 @@ async def _end_vmm(context: Context, machine: Machine) -> None:
     unrecorded = context.vmms.find(machine.paths)
     if unrecorded is not None:
         await proc.kill(unrecorded)
+    await context.vmms.release(machine.paths)
     machine.ready, machine.booted_at, machine.exited = False, None, None
     if machine.record.run is not None:
         machine.save(run=None)

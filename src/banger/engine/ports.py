@@ -112,6 +112,10 @@ class Vmm(Protocol):
         """The process that was started for ``paths`` but never recorded."""
         ...
 
+    async def release(self, paths: VmPaths) -> None:
+        """Remove what a run has on the host beside its process, which has ended; idempotent."""
+        ...
+
 
 class Vmms(Protocol):
     """All backends of this host."""
@@ -129,6 +133,10 @@ class Vmms(Protocol):
 
     def find(self, paths: VmPaths) -> ProcessIdentity | None:
         """The process of any backend that was started for ``paths`` but never recorded."""
+        ...
+
+    async def release(self, paths: VmPaths) -> None:
+        """Remove what a run of any backend has on the host beside its process, which has ended."""
         ...
 
 

@@ -98,7 +98,7 @@ async def start_vmm(context: Context, machine: Machine, job: Job) -> str:
     """The network's end and the VMM; from here on the guest's time counts."""
     attachment = machine.attachment
     root = context.storage.root(machine.paths)
-    if attachment is None or root is None:
+    if attachment is None or root is None or machine.lease is None:
         raise RuntimeError("the disks and network stages come first")
     request = LaunchRequest(
         machine.id,
@@ -108,6 +108,7 @@ async def start_vmm(context: Context, machine: Machine, job: Job) -> str:
         machine.paths,
         attachment,
         root,
+        machine.lease.index,
     )
     with suppress(FileNotFoundError):
         machine.paths.console_log.unlink()

@@ -4,13 +4,14 @@ cgroup v2 with both controllers, VMs run without and say so.
 
 from __future__ import annotations
 
+import asyncio
 import errno
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from banger.host.probe import Answer
+from banger.model.clock import Deadline
 from banger.model.errors import HostLacksError
 
 MOUNT: Final = Path("/sys/fs/cgroup")
@@ -39,7 +40,7 @@ def probe(mount: Path = MOUNT) -> Answer:
     return Answer(ok=True, found=str(mount))
 
 
-def create(vm_id: str, memory_bytes: int, processes: int, mount: Path = MOUNT) -> Path:
+async def create(vm_id: str, memory_bytes: int, processes: int, mount: Path = MOUNT) -> Path:
     """A cgroup for one VM; HostLacksError if the kernel refuses. An empty one that an earlier run left is used again."""
     group = mount / PARENT / vm_id
     try:
@@ -53,24 +54,24 @@ def create(vm_id: str, memory_bytes: int, processes: int, mount: Path = MOUNT) -
         (group / "pids.max").write_text(str(processes))
     except OSError as error:
         with suppress(OSError):  # the reason to tell is the first one
-            remove(vm_id, mount)
+            await remove(vm_id, mount)
         raise HostLacksError(
             f"cgroup {group} cannot be made", detail=str(error), hint=f"ls -l {mount}"
         ) from error
     return group
 
 
-def remove(vm_id: str, mount: Path = MOUNT) -> None:
+async def remove(vm_id: str, mount: Path = MOUNT) -> None:
     """Remove the VM's cgroup; idempotent. A process that ended a moment ago may still count as a member: it is waited for, 2 s at most."""
-    deadline = time.monotonic() + _GONE_S
+    deadline = Deadline.after(_GONE_S)
     while True:
         try:
             (mount / PARENT / vm_id).rmdir()
         except FileNotFoundError:
             return
         except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+            if error.errno != errno.EBUSY or deadline.passed:
                 raise
-            time.sleep(_LOOK_AGAIN_S)
+            await asyncio.sleep(_LOOK_AGAIN_S)
         else:
             return

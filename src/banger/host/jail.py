@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,28 +11,26 @@ from banger.host import jail_plan
 from banger.host.confine import Confined
 from banger.host.confine_launch import Launch, StepFailedError
 from banger.host.confine_plan import Confinement
-from banger.host.jail_plan import Jail
+from banger.host.jail_plan import Ids, Jail
 from banger.model.errors import HostLacksError
 
 _SUBORDINATE = (Path("/etc/subuid"), Path("/etc/subgid"))
 
 
-def own_id(index: int) -> int:
-    """The user and group id of the VM with lease number ``index``; see `jail_plan.own_id`."""
-    return jail_plan.own_id(index, *(_text(path) for path in _SUBORDINATE))
+def own_ids() -> Ids:
+    """The ids of root's jails on this host; see `jail_plan.own_ids`."""
+    return jail_plan.own_ids(*(_text(path) for path in _SUBORDINATE))
+
+
+def ours(uid: int) -> bool:
+    """Whether a process of this user can be a VMM of ours: it is our own, or root's and jailed."""
+    return uid == os.geteuid() or (os.geteuid() == 0 and uid in own_ids())
 
 
 def _text(path: Path) -> str:
     with suppress(OSError):
         return path.read_text()
     return ""
-
-
-def own(paths: Iterable[Path], uid: int, gid: int) -> None:
-    """Give ``paths`` to a VM's user, or back to ours; links are not followed, what is not there is left out."""
-    for path in paths:
-        with suppress(FileNotFoundError):
-            os.chown(path, uid, gid, follow_symlinks=False)
 
 
 async def start(

@@ -17,6 +17,8 @@ from banger.host.confine_plan import HOST_NAME, NAMESPACES, Confinement, Step
 FIRST_ID: Final = 1_879_048_192
 """The first id of the jails where root has no subordinate ids: of the range that systemd's UIDS-GIDS.md lists as unused."""
 
+COUNT: Final = 1024  # as many as a bridge has ports, and more than there are leases
+
 
 @dataclass(frozen=True, slots=True)
 class Jail:
@@ -35,12 +37,27 @@ class Jail:
         return self.base / self.program.name / self.vm_id / "root"
 
 
-def own_id(index: int, subuid: str, subgid: str, owner: str = "root") -> int:
-    """User and group id of the VM with lease number ``index``: of the range that both texts (subuid(5)) give ``owner``, else unused ones."""
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """The ids of the jails of one daemon: each is a user and a group that is nobody else's."""
+
+    first: int
+    count: int
+
+    def of(self, index: int) -> int:
+        """That of the VM with lease number ``index``, which is below ``count``."""
+        return self.first + index
+
+    def __contains__(self, number: int) -> bool:
+        return self.first <= number < self.first + self.count
+
+
+def own_ids(subuid: str, subgid: str, owner: str = "root") -> Ids:
+    """Of the range that both texts (subuid(5)) give ``owner`` if it is large enough, else of one that nobody uses."""
     ranges = [_range(text, owner) for text in (subuid, subgid)]
-    if ranges[0] is not None and ranges[0] == ranges[1] and index < ranges[0][1]:
-        return ranges[0][0] + index
-    return FIRST_ID + index
+    if ranges[0] is not None and ranges[0] == ranges[1] and ranges[0][1] >= COUNT:
+        return Ids(ranges[0][0], COUNT)
+    return Ids(FIRST_ID, COUNT)
 
 
 def _range(text: str, owner: str) -> tuple[int, int] | None:

@@ -104,10 +104,12 @@ class CommandFailedError(BangerError):
 
 
 def _concrete(base: type[BangerError]) -> dict[str, type[BangerError]]:
-    found = {base.code: base}
+    """The class of each code: the one that states it, not those below it, which may be made from more than words."""
+    found: dict[str, type[BangerError]] = {}
     for sub in base.__subclasses__():
-        if sub is not CommandFailedError:
-            found |= _concrete(sub)
+        found |= _concrete(sub)
+    if "code" in vars(base) and base is not CommandFailedError:
+        found[base.code] = base
     return found
 
 

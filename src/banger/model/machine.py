@@ -75,6 +75,11 @@ class VmPaths:
         return self.runtime / "qmp.sock"
 
     @property
+    def jail(self) -> Path:
+        """Where a jail is put together; empty for everybody but the VMM in it."""
+        return self.state / "jail"
+
+    @property
     def api_socket(self) -> Path:
         """Firecracker's API."""
         return self.runtime / "api.sock"
@@ -140,7 +145,7 @@ class NetworkAttachment:
 
 @dataclass(frozen=True, slots=True)
 class LaunchRequest:
-    """All that a VMM needs for one VM. ``vm_id`` is 12 hex digits."""
+    """All that a VMM needs for one VM. ``vm_id`` is 12 hex digits; ``index``, its lease's, is unique among this daemon's VMs."""
 
     vm_id: str
     name: str
@@ -149,6 +154,7 @@ class LaunchRequest:
     paths: VmPaths
     network: NetworkAttachment
     root: RootDisk
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +43,20 @@ async def or_ended(vmm: Ending, work: Coroutine[object, object, None]) -> VmmExi
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+def give_files(request: LaunchRequest, uid: int, gid: int) -> None:
+    """What the VMM writes, or nobody else may read, belongs to the user that it runs as. For root; others own it all already."""
+    paths = request.paths
+    for path in (request.root.path, paths.work, paths.identity, paths.vmm_log, paths.runtime):
+        with suppress(FileNotFoundError):
+            os.chown(path, uid, gid, follow_symlinks=False)
+
+
+def take_files_back(request: LaunchRequest) -> None:
+    """As `give_files`, to ourselves: an earlier run of the VM may have been another user's."""
+    if os.geteuid() == 0:
+        give_files(request, 0, 0)
 
 
 def check_readable(request: LaunchRequest, kernel: Path) -> None:

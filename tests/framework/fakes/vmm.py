@@ -80,6 +80,9 @@ class FakeVmm:
             return None
         return FakeRunningVmm(machine)
 
+    async def release(self, paths):
+        pass
+
     def find(self, paths):
         running = (m for m in self.machines.values() if m.exit is None and m.paths == paths)
         return next((machine.identity for machine in running), None)

@@ -27,17 +27,17 @@ def test_both_controllers_are_enough(tmp_path):
     assert cgroup.probe(tmp_path)
 
 
-def test_a_kernel_that_refuses_is_told_and_nothing_is_left(tmp_path):
+async def test_a_kernel_that_refuses_is_told_and_nothing_is_left(tmp_path):
     (tmp_path / "banger").write_text("in the way")
     with pytest.raises(HostLacksError, match="cannot be made"):
-        cgroup.create("a" * 12, 1 << 30, 64, tmp_path)
+        await cgroup.create("a" * 12, 1 << 30, 64, tmp_path)
 
 
-def test_removing_what_is_not_there_is_fine(tmp_path):
-    cgroup.remove("a" * 12, tmp_path)
+async def test_removing_what_is_not_there_is_fine(tmp_path):
+    await cgroup.remove("a" * 12, tmp_path)
 
 
-def test_a_group_that_stays_busy_is_an_error_after_a_while(tmp_path, monkeypatch):
+async def test_a_group_that_stays_busy_is_an_error_after_a_while(tmp_path, monkeypatch):
     monkeypatch.setattr(cgroup, "_GONE_S", 0.05)
 
     def busy(_self):
@@ -45,4 +45,4 @@ def test_a_group_that_stays_busy_is_an_error_after_a_while(tmp_path, monkeypatch
 
     monkeypatch.setattr(type(tmp_path), "rmdir", busy)
     with pytest.raises(OSError, match="busy"):
-        cgroup.remove("a" * 12, tmp_path)
+        await cgroup.remove("a" * 12, tmp_path)

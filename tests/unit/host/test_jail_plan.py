@@ -7,7 +7,7 @@ from inline_snapshot import snapshot
 
 from banger.host import jail_plan
 from banger.host.confine_plan import Confinement, Limits
-from banger.host.jail_plan import FIRST_ID, Jail
+from banger.host.jail_plan import COUNT, FIRST_ID, Jail
 from banger.host.namespaces import NamespacePair
 
 JAIL = Jail(
@@ -66,8 +66,12 @@ def test_the_jailers_command_line():
     ],
 )
 def test_a_vms_user_is_of_roots_own_range_or_of_nobodys(subuid, subgid, wanted):
-    assert jail_plan.own_id(7, subuid, subgid) == wanted
+    assert jail_plan.own_ids(subuid, subgid).of(7) == wanted
 
 
-def test_every_vm_has_a_user_of_its_own():
-    assert len({jail_plan.own_id(index, "", "") for index in range(1000)}) == 1000
+def test_the_ids_of_jails_are_known_and_no_others():
+    ids = jail_plan.own_ids("", "")
+    assert all(ids.of(index) in ids for index in range(1000))
+    assert 0 not in ids
+    assert FIRST_ID - 1 not in ids
+    assert FIRST_ID + COUNT not in ids

@@ -21,8 +21,7 @@ from banger.model.errors import (
 from banger.model.machine import DiskFormat
 from banger.vmm import launch
 from banger.vmm.firecracker import backend
-from banger.vmm.firecracker.backend import FirecrackerVmm
-from tests.framework.played import played_vmm
+from tests.framework.played import played_vmm, unconfined
 from tests.framework.toy import toy_request
 
 IN_TIME_S = 2  # beyond what a deadline that was set here takes
@@ -44,7 +43,7 @@ def program(tmp_path):
             f"#!/bin/sh\ntest \"$1\" = --version && echo 'Firecracker v1.16.1' && exit\n{script}\n"
         )
         path.chmod(0o755)
-        return FirecrackerVmm(lambda: path)
+        return unconfined(lambda: path)
 
     return write
 
@@ -233,5 +232,5 @@ def test_a_process_that_only_names_the_socket_is_not_taken_for_its_firecracker(r
     argv = ["sh", "-c", "read line", "--unix-socket", socket]
     with subprocess.Popen(argv, stdin=subprocess.PIPE) as curl:
         assert [each.pid for each in proc.find_by_argument(socket)] == [curl.pid]
-        assert FirecrackerVmm(Path).find(request_.paths) is None
+        assert unconfined(Path).find(request_.paths) is None
         curl.stdin.close()

@@ -9,8 +9,8 @@ from banger.host import probe
 from banger.host.probe import Answer
 from banger.model.errors import HostLacksError
 from banger.vmm.firecracker import backend, versions
-from banger.vmm.firecracker.backend import FirecrackerVmm
 from banger.vmm.firecracker.binary import STAND_IN, inspect
+from tests.framework.played import unconfined
 
 
 @pytest.fixture
@@ -157,20 +157,20 @@ def answering(answer):
 async def test_without_kvm_the_check_says_why(program, monkeypatch):
     no = Answer(ok=False, why="/dev/kvm: permission denied", hint="join the group")
     monkeypatch.setattr(backend.probe, "kvm", answering(no))
-    vmm = FirecrackerVmm(lambda: program(says(r"Firecracker v1.16.0\n")))
+    vmm = unconfined(lambda: program(says(r"Firecracker v1.16.0\n")))
     with pytest.raises(HostLacksError, match="needs KVM") as raised:
         await vmm.check()
     assert (raised.value.detail, raised.value.hint) == (no.why, no.hint)
-    await FirecrackerVmm(lambda: program(says(rf"Firecracker v1.16.0\n{STAND_IN}\n"))).check()
+    await unconfined(lambda: program(says(rf"Firecracker v1.16.0\n{STAND_IN}\n"))).check()
 
 
 async def test_with_kvm_the_check_passes(program, monkeypatch):
     monkeypatch.setattr(probe, "kvm", answering(Answer(ok=True)))
-    await FirecrackerVmm(lambda: program(says(r"Firecracker v1.16.0\n"))).check()
+    await unconfined(lambda: program(says(r"Firecracker v1.16.0\n"))).check()
 
 
 async def test_a_firecracker_that_is_fetched_later_is_found(program, tmp_path):
-    vmm = FirecrackerVmm(lambda: tmp_path / "firecracker")
+    vmm = unconfined(lambda: tmp_path / "firecracker")
     with pytest.raises(HostLacksError):
         await vmm.check()
     program(says(rf"Firecracker v1.16.0\n{STAND_IN}\n"))

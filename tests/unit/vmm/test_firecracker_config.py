@@ -18,8 +18,7 @@ from banger.model.machine import (
     VmPaths,
 )
 from banger.model.spec import VmSpec
-from banger.vmm.firecracker import backend, config
-from banger.vmm.firecracker.binary import Binary
+from banger.vmm.firecracker import config
 from tests.framework.toy import _manifest
 
 IMAGE, STATE = Path("/s/images/i"), Path("/s/vms/v")
@@ -118,10 +117,9 @@ def test_the_power_button_needs_the_keyboard():
 @pytest.mark.parametrize(
     "network", [NetworkAttachment("none", LEASE), NetworkAttachment("none", None)]
 )
-def test_without_network_there_is_no_nic_and_no_namespace(network):
+def test_without_network_there_is_no_nic(network):
     request = replace(REQUEST, network=network)
     assert body("/network-interfaces/eth0", request) is None
-    assert backend.make_command(Binary(Path("/b/fc"), NEWEST, True), request).pass_fds == ()
 
 
 def test_two_vms_have_different_cids():
@@ -145,20 +143,9 @@ def test_a_qcow2_is_refused_before_anything_is_started():
         config.build(replace(REQUEST, root=root), NEWEST)
 
 
-def test_the_command_line_without_a_network():
-    alone = replace(REQUEST, network=NetworkAttachment("none", None))
-    command = backend.make_command(Binary(Path("/b/firecracker"), NEWEST, True), alone)
-    assert shlex.join(command.argv) == snapshot(
-        "/b/firecracker --api-sock /r/v/api.sock --id 0123456789ab --log-path /s/vms/v/vmm.log --level Info"
+def test_the_command_line_in_the_jailer_is_what_the_jailer_does_not_add():
+    alone = config.argv(Path("/b/firecracker"), REQUEST.vm_id, REQUEST.paths)
+    assert shlex.join(alone) == snapshot(
+        "/b/firecracker --id 0123456789ab --api-sock /r/v/api.sock --log-path /s/vms/v/vmm.log --level Info"
     )
-
-
-def test_with_a_tap_it_runs_in_the_networks_namespaces_and_inherits_them():
-    command = backend.make_command(Binary(Path("/b/firecracker"), NEWEST, True), REQUEST)
-    program, *rest = command.argv
-    assert program.endswith("/nsenter")
-    assert rest[:4] == snapshot(
-        ["--preserve-credentials", "--user=/proc/self/fd/7", "--net=/proc/self/fd/8", "--"]
-    )
-    assert rest[4] == "/b/firecracker"
-    assert command.pass_fds == (7, 8)
+    assert alone == ["/b/firecracker", "--id", "0123456789ab", *config.arguments(REQUEST.paths)]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from banger.host import exec as host_exec
-from banger.host import namespaces, probe, proc
+from banger.host import cgroup, jail, probe, proc
+from banger.host.confine import Confined, Policy
+from banger.host.confine_launch import EndedAtOnceError
 from banger.host.inotify import watching
-from banger.host.namespaces import NamespacePair
 from banger.host.paths import check_socket_path
 from banger.host.undo import UndoStack
 from banger.model.clock import Deadline
@@ -23,11 +21,12 @@ from banger.model.process import ProcessIdentity
 from banger.vmm.console import printable_tail
 from banger.vmm.firecracker import config
 from banger.vmm.firecracker.api import FaultError
-from banger.vmm.firecracker.binary import Binary, inspect
+from banger.vmm.firecracker.binary import inspect
 from banger.vmm.firecracker.bodies import Action, Body
 from banger.vmm.firecracker.outcome import describe, is_noise
 from banger.vmm.firecracker.process import RunningFirecracker
-from banger.vmm.launch import check_readable, or_ended
+from banger.vmm.firecracker.start import FindPrograms, start
+from banger.vmm.launch import check_readable, or_ended, take_files_back
 
 API_S = 10.0
 CONFIGURE_S = 5.0
@@ -36,43 +35,35 @@ _LOOK_AGAIN_S = 0.02  # it may be there and not listen yet
 _LOG_LINES, _CONSOLE_LINES = 10, 5
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What to start: the argv, and the descriptors that it must inherit."""
-
-    argv: list[str]
-    pass_fds: tuple[int, ...]
-
-
 class FirecrackerVmm:
-    """The Firecracker backend. ``find_binary`` gives the program's path, or raises HostLacksError."""
+    """The Firecracker backend. ``find_programs`` gives the programs' paths, or raises HostLacksError; ``policy``: whether it is confined."""
 
     name = "firecracker"
     root_formats = (DiskFormat.RAW,)
     named_tap = True
 
-    def __init__(self, find_binary: Callable[[], Path]) -> None:
-        self._find_binary = find_binary
+    def __init__(self, find_programs: FindPrograms, *, policy: Policy = Policy.AUTO) -> None:
+        self._find_programs = find_programs
+        self._policy = policy
 
     async def check(self) -> None:
         """HostLacksError if there is no usable Firecracker, or no KVM for it."""
-        binary = await self._binary()
+        programs = await asyncio.to_thread(self._find_programs)
+        binary = await asyncio.to_thread(inspect, programs.firecracker)
         if binary.needs_kvm and not (kvm := await asyncio.to_thread(probe.kvm)):
             probe.kvm.cache_clear()  # it may be switched on before the next try
             raise HostLacksError(
                 "Firecracker needs KVM, which does not work here", detail=kvm.why, hint=kvm.hint
             )
 
-    async def _binary(self) -> Binary:
-        path = self._find_binary()
-        return await asyncio.to_thread(inspect, path)
-
     async def launch(self, request: LaunchRequest) -> RunningFirecracker:
         """Start Firecracker, make the VM and let it run; on failure nothing is left."""
         paths = request.paths
-        binary = await self._binary()
+        programs = await asyncio.to_thread(self._find_programs)
+        binary = await asyncio.to_thread(inspect, programs.firecracker)
         bodies = config.build(request, binary.version)
         check_readable(request, request.boot.kernel)
+        take_files_back(request)
         for path in (paths.api_socket, paths.vsock_socket):
             check_socket_path(path)
         if (other := self.find(paths)) is not None:  # whose sockets would be replaced
@@ -82,14 +73,12 @@ class FirecrackerVmm:
             )
         async with UndoStack() as undo:
             _make_room(paths, undo)
-            command = make_command(binary, request)
-            child = host_exec.spawn(command.argv, log=paths.console_log, pass_fds=command.pass_fds)
-            child.returncode = 0  # Popen must not reap it: host.proc does, which waits by pidfd
-            identity = proc.identify(child.pid)
-            if identity is None:
-                raise _died(request, proc.reap(child.pid))
-            undo.push("end Firecracker", lambda: proc.kill(identity))
-            vmm = RunningFirecracker(identity, paths)
+            try:
+                confined = await start(programs, request, self._policy, undo)
+            except EndedAtOnceError as error:
+                raise _died(request, error.returncode) from error
+            undo.push("end Firecracker", lambda: proc.kill(confined.identity))
+            vmm = RunningFirecracker(confined, paths)
             undo.push("let go of Firecracker", vmm.close)
             started = asyncio.Event()
             outcome = await or_ended(vmm, _bring_up(request, vmm, bodies, started))
@@ -100,21 +89,17 @@ class FirecrackerVmm:
 
     async def adopt(self, identity: ProcessIdentity, paths: VmPaths) -> RunningFirecracker | None:
         """Take over a Firecracker that an earlier daemon started. Its API may be stuck: it is asked only when it is needed."""
-        return RunningFirecracker(identity, paths) if proc.alive(identity) else None
+        return RunningFirecracker(Confined(identity, ""), paths) if proc.alive(identity) else None
 
     def find(self, paths: VmPaths) -> ProcessIdentity | None:
         """The Firecracker whose API this VM's is: its socket is an argument of nobody else."""
-        found = proc.find_by_argument(*config.api_words(paths))
+        found = proc.find_by_argument(*config.api_words(paths), ours=jail.ours)
         return found[0] if found else None
 
-
-def make_command(binary: Binary, request: LaunchRequest) -> Command:
-    """How Firecracker is started: inside the network's namespaces if its TAP lies there. What confines it wraps this."""
-    argv = config.argv(binary.path, request.vm_id, request.paths)
-    inside = request.network.namespaces
-    if inside is None:
-        return Command(argv, ())
-    return Command([*namespaces.enter(NamespacePair(*inside)), *argv], inside)
+    async def release(self, paths: VmPaths) -> None:
+        """Remove the cgroup, which is named by the VM's id as the directory is."""
+        if os.geteuid() == 0 and cgroup.probe():
+            await cgroup.remove(paths.state.name)
 
 
 def _make_room(paths: VmPaths, undo: UndoStack) -> None:

@@ -45,13 +45,12 @@ def cmdline(image_part: str) -> str:
 
 def argv(program: Path, vm_id: str, paths: VmPaths) -> list[str]:
     """The command line; the API's socket in it also finds the VM's Firecracker."""
-    return [
-        str(program),
-        *api_words(paths),
-        "--id", vm_id,
-        "--log-path", str(paths.vmm_log),
-        "--level", "Info",
-    ]  # fmt: skip
+    return [str(program), "--id", vm_id, *arguments(paths)]
+
+
+def arguments(paths: VmPaths) -> list[str]:
+    """The command line without what the jailer gives Firecracker itself."""
+    return [*api_words(paths), "--log-path", str(paths.vmm_log), "--level", "Info"]
 
 
 def api_words(paths: VmPaths) -> tuple[str, str]:

@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from banger.host import fs, proc
+from banger.host.confine import Confined
 from banger.host.inotify import watching
 from banger.model.errors import RefusedError, VmmDiedError
 from banger.model.machine import VmmExit, VmPaths
-from banger.model.process import ProcessIdentity
 from banger.vmm.console import printable_tail
 from banger.vmm.firecracker import versions
 from banger.vmm.firecracker.api import Api
@@ -39,8 +39,9 @@ class RunningFirecracker:
     accel = "kvm"
     agent = "vsock"
 
-    def __init__(self, identity: ProcessIdentity, paths: VmPaths) -> None:
-        self.identity = identity
+    def __init__(self, started: Confined, paths: VmPaths) -> None:
+        self.identity = identity = started.identity
+        self.confinement, self.warning = started.how, started.warning
         self._paths = paths
         self._api = Api(paths.api_socket)
         self._killed = self._halted = self._asked = False

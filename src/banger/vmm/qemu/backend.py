@@ -20,7 +20,7 @@ from banger.model.machine import DiskFormat, LaunchRequest, VmPaths
 from banger.model.process import ProcessIdentity
 from banger.vmm import confinement
 from banger.vmm.console import printable_tail
-from banger.vmm.launch import check_readable, or_ended
+from banger.vmm.launch import check_readable, or_ended, take_files_back
 from banger.vmm.qemu import args
 from banger.vmm.qemu.files import program_files
 from banger.vmm.qemu.process import RunningQemu
@@ -83,6 +83,7 @@ class QemuVmm:
         """Start QEMU and return once its monitor answers; on failure nothing is left."""
         program = self._find_program()
         check_readable(request, request.boot.pvh_kernel)
+        take_files_back(request)
         if (other := self.find(request.paths)) is not None:  # whose sockets would be replaced
             raise RefusedError(
                 f"VM {request.name} runs already, as pid {other.pid}",
@@ -141,6 +142,9 @@ class QemuVmm:
         """The QEMU that writes this VM's console: its path is an argument of nobody else."""
         found = proc.find_by_argument(args.console(paths))
         return found[0] if found else None
+
+    async def release(self, paths: VmPaths) -> None:
+        """Nothing: QEMU has no more than its process."""
 
 
 def _died(request: LaunchRequest, returncode: int | None, log_from: int) -> HostLacksError:
