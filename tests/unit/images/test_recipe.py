@@ -1,7 +1,11 @@
 """Recipes: what is right, and what a person is told about what is not."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+import banger
 from banger.images.recipe import load_recipe
 from banger.model.errors import InvalidInputError, NotFoundError
 from banger.model.units import GIB
@@ -34,6 +38,20 @@ def test_the_projects_own_recipe_loads_and_has_what_a_vm_needs():
         loaded.packages
     )
     assert "build-essential" not in loaded.packages
+
+
+def test_the_test_hosts_recipe_has_what_banger_looks_for_on_a_host():
+    packages = set(load_recipe("testhost").packages)
+    assert packages > set(load_recipe("debian").packages)
+    sources = "\n".join(path.read_text() for path in Path(banger.__file__).parent.rglob("*.py"))
+    asked = set(re.findall(r'find_program\([^)]*package="([a-z0-9-]+)"', sources))
+    essential = {
+        "tar",
+        "coreutils",
+        "util-linux",
+        "mmdebstrap",
+    }  # every Debian has them; images come from outside
+    assert asked - essential - packages == set()
 
 
 def test_packages_are_sorted_once_each_and_profiles_add_theirs(recipe):
