@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` shows banger at work, `make test` passes the tests, both on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lock reference install-user-units uninstall-user-units clean
+.PHONY: help demo test check build runtime-bundle lock reference install-user-units uninstall-user-units clean
 PY := .venv/bin/python
 UNITS := $(or $(XDG_CONFIG_HOME),$(HOME)/.config)/systemd/user
 
@@ -23,13 +23,18 @@ build: ## wheel and sdist into build/dist, programs that run from here into buil
 	@bash scripts/bootstrap.sh run
 	@bash scripts/build.sh
 
+runtime-bundle: ## fetch firecracker and jailer into build/runtime (FROM=file or directory, MANIFEST=file)
+	@bash scripts/bootstrap.sh run
+	@.venv/bin/banger runtime fetch $(if $(FROM),--from "$(FROM)") $(if $(MANIFEST),--manifest "$(MANIFEST)")
+
 lock: ## renew the pinned requirements (needs uv)
 	@bash scripts/lock.sh
 
-reference: ## renew docs/reference/openapi.json and cli.md
+reference: ## renew docs/reference/openapi.json, cli.md and schema.sql
 	@bash scripts/bootstrap.sh run
 	$(PY) scripts/openapi.py > docs/reference/openapi.json
 	$(PY) scripts/cli_reference.py > docs/reference/cli.md
+	$(PY) scripts/schema.py > docs/reference/schema.sql
 
 install-user-units: ## let systemd start bangerd when a command needs it
 	@bash scripts/bootstrap.sh run

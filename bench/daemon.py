@@ -94,44 +94,48 @@ def daemon_round_trips(socket_path, count):
     return times
 
 
-def copies(banger, size_mib):
-    """MiB/s of `vm cp` in and out and of scp in; digests compared."""
+def copies(banger, pid, size_mib, rounds):
+    """MiB/s of `vm cp` and scp, in turns, in and out, and whether every byte came back; the daemon's MiB after each round."""
     directory = Path(tempfile.mkdtemp(prefix="bench-cp-"))
     blob = directory / "blob"
     with blob.open("wb") as file:
         for _ in range(size_mib):
             file.write(os.urandom(1 << 20))
     config = directory / "ssh_config"
-    banger.run("setup", "ssh", "--print")
-    rates = {}
-    began = time.monotonic()
-    banger.run("vm", "cp", str(blob), "box:/tmp/blob", timeout=600)
-    rates["cp_in"] = size_mib / (time.monotonic() - began)
-    began = time.monotonic()
-    banger.run("vm", "cp", "box:/tmp/blob", str(directory / "back"), timeout=600)
-    rates["cp_out"] = size_mib / (time.monotonic() - began)
-    same = (
-        hashlib.sha256(blob.read_bytes()).digest()
-        == hashlib.sha256((directory / "back").read_bytes()).digest()
-    )
-    port = banger.vm("box")["status"]["forwards"][0]["host_port"]
-    options = [
-        "-P",
-        str(port),
-        "-i",
-        str(banger.state / "ssh" / "id_ed25519"),
-        "-o",
-        "StrictHostKeyChecking=no",
-        "-o",
-        f"UserKnownHostsFile={config}",
-    ]
-    began = time.monotonic()
-    subprocess.run(
-        ["scp", "-q", *options, str(blob), "root@127.0.0.1:/tmp/blob2"], check=True, timeout=600
-    )
-    rates["scp_in"] = size_mib / (time.monotonic() - began)
+    config.write_text(banger.run("setup", "ssh", "--print").stdout)
+    scp = ["scp", "-q", "-F", str(config)]
+    ways = {
+        "cp_in": [str(BANGER), "vm", "cp", str(blob), "box:/tmp/blob"],
+        "cp_out": [str(BANGER), "vm", "cp", "box:/tmp/blob", str(directory / "back")],
+        "scp_in": [*scp, str(blob), "box.banger:/tmp/blob2"],
+        "scp_out": [*scp, "box.banger:/tmp/blob2", str(directory / "back2")],
+    }
+    rates = {name: [] for name in ways}
+    same, rss = True, []
+    for _ in range(rounds):
+        for name, argv in ways.items():
+            rates[name].append(size_mib / (wall_ms(argv, banger.env) / 1000))
+        for name in ("back", "back2"):
+            same = same and digest(directory / name) == digest(blob)
+            (directory / name).unlink()
+        rss.append(rss_mib(pid))
     shutil.rmtree(directory)
-    return {"byte_exact": same, **{key: round(value, 1) for key, value in rates.items()}}
+    return {"byte_exact": same, **{name: summary(values) for name, values in rates.items()}}, rss
+
+
+def digest(path):
+    """What tells two files apart."""
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def idle(pid, rounds, window_s):
+    """CPU of a process that nobody talks to, in percent of one CPU."""
+    used = []
+    for _ in range(rounds):
+        before = cpu_s(pid)
+        time.sleep(window_s)
+        used.append((cpu_s(pid) - before) / window_s * 100)
+    return used
 
 
 def main():
@@ -148,10 +152,9 @@ def main():
         listing = list_ms(banger.runtime / "bangerd.sock")
         banger.run("vm", "delete", "--all", timeout=300)
         pid = banger.daemon_pid()
-        before = cpu_s(pid)
-        time.sleep(20)
-        idle = (cpu_s(pid) - before) / 20 * 100
+        idle_alone = idle(pid, 5, 20)
         banger.create("box")
+        idle_with_vm = idle(pid, 5, 20)
         record = banger.vm("box")
         paths = VmPaths(banger.state / "vms" / record["id"], banger.runtime / "vms" / record["id"])
         execs, starts = [], []
@@ -163,8 +166,7 @@ def main():
                 )
             )
             starts.append(wall_ms(cli, banger.env))
-        copied = copies(banger, 256)
-        rss = rss_mib(pid)
+        copied, rss = copies(banger, pid, 256, 5)
         through_daemon, alone = [], []
         for _ in range(5):  # the mux has one client at a time, so they take turns
             banger.run("vm", "list")
@@ -181,8 +183,9 @@ def main():
             "vm_list_ms": summary(ours),
             "vm_list_ratio": round(summary(ours)["median"] / summary(bare)["median"], 2),
             "list_200_ms": summary(listing),
-            "idle_rss_mib": round(rss, 1),
-            "idle_cpu_percent": round(idle, 2),
+            "rss_mib": summary(rss),
+            "idle_cpu_percent": summary(idle_alone),
+            "idle_cpu_percent_with_a_vm": summary(idle_with_vm),
             "exec_true_ms": summary(execs),
             "cli_start_ms": summary(starts),
             "exec_by_client_ms": summary(through_daemon),

@@ -50,6 +50,11 @@ pasta|passt|passt|passt
 mount|mount|util-linux-core|util-linux
 script|bsdutils|util-linux-script|util-linux
 busybox|busybox-static|busybox|busybox
+bzip2|bzip2|bzip2|bzip2
+xz|xz-utils|xz|xz
+lzop|lzop|lzop|lzop
+lz4|lz4|lz4|lz4
+zstd|zstd|zstd|zstd
 '
 case $kind in
 run) programs=$run_programs ;;

@@ -8,6 +8,15 @@ import pytest
 
 from tests.framework.installation import CACHE, Installation
 from tests.framework.inventory import inventory
+from tests.framework.leaks import (  # noqa: F401  fixtures
+    loop_without_tasks,
+    no_open_files_and_children_are_left,
+    no_tasks_are_left,
+)
+from tests.framework.required import (  # noqa: F401  hooks
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -85,14 +94,3 @@ def pytest_runtest_makereport(item):
     report = outcome.get_result()
     if report.when == "call":
         item.failed = report.failed
-
-
-@pytest.fixture(autouse=True)
-def no_open_files_are_left(request):
-    """A test may not leave descriptors open in this process. A server in a thread may take a moment to close its own."""
-    before = len(os.listdir("/proc/self/fd"))
-    yield
-    deadline = time.monotonic() + 3
-    while (after := len(os.listdir("/proc/self/fd"))) > before + 3 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert after <= before + 3, f"{after - before} descriptors were left open"

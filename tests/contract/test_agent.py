@@ -17,10 +17,15 @@ from banger.model.machine import VmPaths
 from banger.wire.mux import MAGIC, Mux
 from tests.framework.agent_process import agent_process
 from tests.framework.guest_contract import GuestContract, all_ports_busy, fetch, pieces, run
+from tests.framework.hostile_clients import HostileClients
 
 
 class TestAgentOverASocket(GuestContract):
     """The contract."""
+
+
+class TestHostileClientsOfAnAgentOverASocket(HostileClients):
+    """And what it must survive."""
 
 
 async def test_a_wrong_token_is_refused(agent, tmp_path_factory):
@@ -126,50 +131,6 @@ async def test_garbage_on_the_channel_is_survived(agent, garbage):
     await guest.wait_connected(10)
     assert process.poll() is None
     await guest.close()
-
-
-REQUESTS = [
-    b"\r\n\r\n",
-    b"GET\r\n\r\n",
-    b"GET / HTTP/9\r\n\r\n",
-    b"GET /healthz HTTP/1.1\r\nbroken\r\n\r\n",
-    b"GET /healthz HTTP/1.1\r\nx: " + b"y" * 40_000,
-    b"GET /%zz HTTP/1.1\r\n\r\n",
-    b"POST /exec HTTP/1.1\r\nUpgrade: banger-exec\r\nAuthorization: Bearer secret\r\nContent-Length: 99999999999\r\n\r\n",
-    b"POST /exec HTTP/1.1\r\nUpgrade: banger-exec\r\nAuthorization: Bearer secret\r\nContent-Length: 3\r\n\r\n{{{",
-    b"POST /exec HTTP/1.1\r\nUpgrade: banger-exec\r\nAuthorization: Bearer secret\r\nContent-Length: 2\r\n\r\n[]",
-    b"PUT /files?path=/tmp HTTP/1.1\r\nAuthorization: Bearer secret\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    b"BREW /pot HTTP/1.1\r\nAuthorization: Bearer secret\r\n\r\n",
-]
-
-
-@pytest.mark.parametrize("request_bytes", REQUESTS)
-async def test_a_malformed_request_gets_a_4xx_with_a_json_error(guest, request_bytes):
-    stream = await guest.proxy(1024)
-    await stream.write(request_bytes)
-    answer = b""
-    async with asyncio.timeout(10):
-        while chunk := await stream.read():
-            answer += chunk
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 4"), answer[:200]
-    assert set(json.loads(body)) == {"code", "what", "detail", "hint"}
-    assert (await guest.healthz(5))["status"] == "ok"
-
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        b"G",
-        b"GET /healthz HTTP/1.1\r\n",
-        b"PUT /files?path=/tmp HTTP/1.1\r\nAuthorization: Bearer secret\r\nContent-Length: 100\r\n\r\nabc",
-    ],
-)
-async def test_half_a_request_of_a_client_that_vanishes_is_survived(guest, part):
-    stream = await guest.proxy(1024)
-    await stream.write(part)
-    await stream.close()
-    assert (await guest.healthz(5))["status"] == "ok"
 
 
 def _size(pid):

@@ -14,6 +14,7 @@ from banger.daemon.server import bind, make_server
 from banger.daemon.service import Service
 from banger.engine.image_work import ImageWork
 from tests.framework.fake_world import World
+from tests.framework.faulty import Faulty
 from tests.framework.unix_session import BASE, unix_session
 
 SCHEMA = schemathesis.openapi.from_path("docs/reference/openapi.json")
@@ -57,13 +58,39 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory):
+def in_memory(tmp_path_factory):
     with Running(tmp_path_factory.mktemp("api")) as running, unix_session(running.path) as session:
         made = session.post(
             f"{BASE}/v1/vms", json={"name": "one", "disk_bytes": 1 << 30, "work_bytes": 1 << 30}
         )
         assert made.status_code == 202, made.text
         yield session
+
+
+MMDEBSTRAP = "#!/bin/sh\nexit 1\n"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory, image):
+    """A real bangerd with a VM at rest; what it lacks is a QEMU and an mmdebstrap that works, so that nothing boots and nothing is built."""
+    banger = Faulty(tmp_path_factory.mktemp("real"))
+    with banger.daemon() as client:
+        assert banger.make(client, "one", start=False).state == "succeeded"
+    programs = banger.directory / "bin"
+    programs.mkdir()
+    (programs / "mmdebstrap").write_text(MMDEBSTRAP)
+    (programs / "mmdebstrap").chmod(0o755)
+    kept = dict(banger.env)
+    banger.env |= {"BANGER_QEMU_PATH": "/nonexistent/qemu", "PATH": f"{programs}:{kept['PATH']}"}
+    with banger.daemon(), unix_session(banger.runtime / "bangerd.sock") as session:
+        yield session
+    banger.env = kept
+    assert banger.close() == []
+
+
+@pytest.fixture(scope="module", params=["in_memory", "real"])
+def session(request):
+    return request.getfixturevalue(request.param)
 
 
 @SCHEMA.parametrize()
@@ -73,13 +100,14 @@ def session(tmp_path_factory):
     suppress_health_check=list(HealthCheck),
 )
 def test_the_api_is_as_its_document_says(case, session):
-    # 503 and 504 are documented answers, any other 5xx is found as undocumented. What only the engine knows (an image's size, an
-    # ambiguous id) is refused with words of its own.
+    # Of the 5xx only 503 and 504 are allowed, where they are documented: schemathesis' own check knows no exception. What only the
+    # engine knows (an image's size, an ambiguous id) is refused with words of its own.
     answer = case.call_and_validate(
         base_url=BASE,
         session=session,
         excluded_checks=[not_a_server_error, positive_data_acceptance],
     )
+    assert answer.status_code < 500 or answer.status_code in {503, 504}
     if answer.status_code >= 400:
         problem = answer.json()
         assert problem["code"] != "failure"

@@ -129,6 +129,16 @@ async def test_a_missing_or_cut_file_of_the_image_is_named(storage, boot, name):
         path.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("name", ["kernel", "initramfs"])
+async def test_a_file_that_boots_the_image_and_was_replaced_is_named(storage, boot, name):
+    await storage.check_image(boot)
+    path = getattr(boot, name)
+    path.write_bytes(bytes(path.stat().st_size))  # of the same size
+    with pytest.raises(HostLacksError, match=path.name) as raised:
+        await storage.check_image(boot)
+    assert raised.value.hint == "banger image build debian --force"
+
+
 async def test_a_work_disk_grows_and_then_passes_only_with_its_new_size(storage, root, boot, paths):
     await storage.create(boot, toy_spec(), paths, root)
     await storage.grow_work(paths, 128 * MIB)

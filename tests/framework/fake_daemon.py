@@ -257,6 +257,26 @@ class FakeDaemon:
             lambda: self.images.append(image),
         )
 
+    def register(self, body, **_):
+        wish = msgspec.json.decode(body, type=schema.ImageRegister)
+        if any(image.name == wish.name for image in self.images) and not wish.replace:
+            raise RefusedError(f"image name {wish.name!r} is taken", hint="add --replace")
+        if wish.base is not None:
+            self.find(self.images, wish.base, "image")
+        for option in ("rootfs", "kernel", "initramfs", "work_seed"):
+            path = getattr(wish, option)
+            if path is not None and not Path(path).exists():
+                raise NotFoundError(f"{option} {path} does not exist", hint=f"ls -l {path}")
+        self.last_registration = wish
+        image = an_image(wish.name)
+        return 202, self.begin(
+            "image.register",
+            image.id,
+            image.name,
+            ["validate", "kernel", "initramfs", "rootfs", "seed", "seal"],
+            lambda: self.images.append(image),
+        )
+
     def delete_image(self, ref, **_):
         image = self.find(self.images, ref, "image")
         if image.used_by:
@@ -317,7 +337,10 @@ class FakeDaemon:
         self.vm(ref)
         path = self.guest_path(query["path"])
         if not path.is_dir():
-            raise NotFoundError(f"{query['path']} is no directory in the guest")
+            raise NotFoundError(
+                f"{query['path']} is no directory in the guest",
+                hint="look: banger vm exec NAME -- ls",
+            )
         with tarfile.open(fileobj=io.BytesIO(body)) as archive:
             self.last_members = archive.getmembers()
             archive.extractall(path, **FILTER)
@@ -338,6 +361,7 @@ class FakeDaemon:
         routes.VM_FILES_PUT: put_files,
         routes.IMAGES_LIST: lambda self, **_: (200, self.images),
         routes.IMAGES_BUILD: build,
+        routes.IMAGES_REGISTER: register,
         routes.IMAGE_SHOW: lambda self, ref, **_: (200, self.find(self.images, ref, "image")),
         routes.IMAGE_DELETE: delete_image,
         routes.OPERATIONS_LIST: lambda self, query, **_: (
@@ -526,7 +550,10 @@ def _exec(daemon, connection, request):
             ends = {"stdin": slave, "stdout": slave, "stderr": slave}
         else:
             ends = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        process = subprocess.Popen(request.argv, env=env, cwd=cwd, start_new_session=True, **ends)
+        process = subprocess.Popen(
+            request.argv, env=env, cwd=cwd, start_new_session=True, **ends,
+            preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if request.tty else None,  # noqa: PLW1509
+        )  # fmt: skip
     except OSError as error:
         connection.send(bytes([FrameType.FAILED]) + str(error).encode())
         return

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from dataclasses import replace
 
 from banger.engine.backends import Backends
 from banger.engine.context import Context
@@ -15,6 +16,7 @@ from banger.engine.machine import Places
 from banger.engine.operations import Board
 from banger.host import proc
 from banger.model.errors import BangerError, GuestNotReadyError, NotFoundError, RefusedError
+from banger.model.ids import new_id
 from banger.model.lease import Lease
 from banger.model.machine import (
     BootStack,
@@ -223,6 +225,27 @@ class FakeImages:
             await self.world.may_hang(f"build-{stage}")
         return IMAGE
 
+    async def check_registration(self, wish):
+        if wish.base is not None:
+            self.get(wish.base)
+        if any(image.name == wish.name for image in self.images.values()) and not wish.replace:
+            raise RefusedError(f"image name {wish.name!r} is taken", hint="add --replace")
+        for path in wish.paths.values():
+            if not path.exists():
+                raise NotFoundError(f"{path} does not exist")
+
+    async def register(self, wish, *, progress):
+        for stage in ("validate", "kernel", "rootfs"):
+            await progress(stage, "")
+            self.world.may_fail(f"register-{stage}")
+            await self.world.may_hang(f"register-{stage}")
+        made = replace(IMAGE, id=new_id(), name=wish.name, services=wish.services or IMAGE.services)
+        self.images[made.id] = made
+        return made
+
+    async def sweep(self):
+        pass
+
     async def delete(self, image_id):
         del self.images[image_id]
 
@@ -236,6 +259,7 @@ class FakeIdentity:
 
     async def write(self, request, paths):
         paths.identity.write_bytes(b"tar")
+        self.world.identities.append(request)
         self.world.may_fail("identity")
         self.world.known_hosts[request.vm_id] = request.name
         return HostKey("ssh-ed25519 AAAA")
@@ -312,7 +336,7 @@ class World:
     def __init__(self, directory):
         self.directory = directory
         self.vmms, self.taps, self.ports, self.known_hosts = {}, set(), set(), {}
-        self.clocks_ms = []
+        self.clocks_ms, self.identities = [], []
         self.launched = self.booting = self.most_at_once = 0
         self.foreign_ports, self.outward = set(), {}
         self.fail_at, self.hang_at = set(), set()

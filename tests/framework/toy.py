@@ -91,7 +91,7 @@ def _manifest(disk_bytes, files):
     return ImageManifest(
         id="d" * 12, name="debian", distribution="debian", release="bookworm", architecture="amd64",
         created_at="2026-01-01T00:00:00.000Z", inputs_digest="0" * 64, disk_bytes=disk_bytes, kernel_release="6.1",
-        cmdline="rw", files=files,
+        cmdline="rw", files=files, recipe="debian",
     )  # fmt: skip
 
 

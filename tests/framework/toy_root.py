@@ -8,7 +8,35 @@ import tarfile
 import lz4.block
 
 RELEASE = "6.1.0-toy"
-KERNEL = b"\x7fELF" + bytes(range(256)) * 64
+
+
+def elf_kernel(
+    release=RELEASE, *, machine=62, bits=64, notes=((b"Xen\0", 18),), interpreter=False, more=b""
+):
+    """An ELF kernel that boots nowhere: headers, notes (name, type), Linux's banner, some pages that compress."""
+    body = b"".join(
+        struct.pack("<III", len(name), 8, kind)
+        + name.ljust(-(-len(name) // 4) * 4, b"\0")
+        + bytes(8)
+        for name, kind in notes
+    )
+    segments = [(4, 512, len(body))] + [(3, 512, 8)] * interpreter
+    ident = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)
+    if bits == 64:
+        head = ident + struct.pack(
+            "<HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, len(segments), 0, 0, 0
+        )
+        head += b"".join(struct.pack("<IIQQQQQQ", k, 4, at, 0, 0, n, n, 4) for k, at, n in segments)
+    else:
+        head = ident + struct.pack(
+            "<HHIIIIIHHHHHH", 2, machine, 1, 0, 52, 0, 0, 52, 32, len(segments), 0, 0, 0
+        )
+        head += b"".join(struct.pack("<IIIIIIII", k, at, 0, 0, n, n, 4, 4) for k, at, n in segments)
+    banner = f"Linux version {release} (me@here) #1 SMP\n".encode() if release else b""
+    return head.ljust(512, b"\0") + body + banner + more + bytes(range(256)) * 64
+
+
+KERNEL = elf_kernel()
 
 
 def lz4_legacy(data):
@@ -19,13 +47,20 @@ def lz4_legacy(data):
     return out
 
 
-def bz_image(payload, size):
-    """A bzImage: one setup sector more than the boot sector, then 16 bytes of code, then the payload and its size."""
+def bz_image(payload, size=None, *, release=RELEASE):
+    """A bzImage: one setup sector more than the boot sector, then 16 bytes of code, then the payload.
+
+    ``size`` is written behind it; the kernel's build does so for every compression but gzip, which ends with it by itself.
+    """
+    payload += b"" if size is None else struct.pack("<I", size)
     head = bytearray(1024)
     head[0x1F1] = 1
     head[0x202:0x206] = b"HdrS"
-    struct.pack_into("<II", head, 0x248, 16, len(payload) + 4)
-    return bytes(head) + bytes(16) + payload + struct.pack("<I", size)
+    struct.pack_into("<H", head, 0x20E, 0x100)
+    text = f"{release} (me@here) #1 SMP".encode() + b"\0"
+    head[0x300 : 0x300 + len(text)] = text
+    struct.pack_into("<II", head, 0x248, 16, len(payload))
+    return bytes(head) + bytes(16) + payload
 
 
 def root_tar(path, *, files=(), kernels=(RELEASE,)):

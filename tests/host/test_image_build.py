@@ -14,13 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from banger.api import schema
 from banger.host import fs
+from banger.host.probe import root
 from banger.images import build as build_module
 from banger.images import sandbox
 from banger.images.catalog import ImageCatalog
 from banger.images.kernel import extract_vmlinux
 from banger.images.sandbox import check_subordinate_ids, remove_mapped
 from banger.model.errors import HostLacksError
+from tests.framework.faulty import Faulty, check_truth, ended
 from tests.framework.installation import wait_until
 from tests.framework.toy_root import KERNEL, RELEASE, fake_mmdebstrap, root_tar
 
@@ -87,7 +90,7 @@ def toy(place, monkeypatch):
 @pytest.fixture
 def user():
     """Runs a Python program as an ordinary user who has subordinate ids."""
-    if os.geteuid() != 0:
+    if not root():
         yield lambda *argv, **options: subprocess.Popen([sys.executable, *argv], **options)
         return
     if not Path("/usr/bin/python3").exists() or shutil.which("useradd") is None:
@@ -170,6 +173,8 @@ async def test_a_build_makes_every_file_and_a_manifest_that_tells_the_truth(toy,
     assert (directory / "vmlinux").read_bytes() == KERNEL
     assert extract_vmlinux((directory / "vmlinuz").read_bytes()) == KERNEL
     assert (made.kernel_release, made.packages, made.cmdline) == (RELEASE, {"bash": "5.2"}, "rw")
+    assert (made.recipe, made.pvh) == (str(place / "images-of" / "toy.toml"), True)
+    assert made.kernel_digest == made.files["vmlinuz"].digest
     assert (
         json.loads((directory / "manifest.json").read_text())["inputs_digest"] == made.inputs_digest
     )
@@ -190,6 +195,19 @@ async def test_a_build_makes_every_file_and_a_manifest_that_tells_the_truth(toy,
     assert argv[-3] == "bookworm"
     assert "--include=bash" in argv
     assert "I: pretending" in (place / "logs" / "image-toy.log").read_text()
+
+
+async def test_a_kernel_that_another_image_has_is_taken_from_there(toy, place):
+    recipe, said = toy(), []
+    catalog = ImageCatalog(place / "images", place / "logs")
+    for name in ("one", "two"):
+        said.clear()
+        made = await catalog.build(
+            recipe, name=name, force=False, progress=lambda *words: said.append(words)
+        )
+        kernel = [detail for stage, detail in said if stage == "kernel"][-1]
+        assert ("of another image" in kernel) == (name == "two")
+        assert (place / "images" / made.id / "vmlinux").read_bytes() == KERNEL
 
 
 async def test_no_mirror_is_named_unless_one_is_set(toy, place):
@@ -296,6 +314,13 @@ async def test_a_missing_tool_is_told_with_its_package(monkeypatch, tmp_path):
     assert "apt-get install mmdebstrap" in raised.value.hint
 
 
+async def test_removing_what_is_ones_own_needs_no_namespace(place, monkeypatch):
+    monkeypatch.setattr(sandbox, "sandboxed", lambda argv: ["false"])
+    (place / "victim" / "inner").mkdir(parents=True)
+    await remove_mapped(place / "victim")
+    assert not (place / "victim").exists()
+
+
 async def test_removing_waits_for_somebody_who_still_writes(place):
     victim = place / "victim"
     victim.mkdir()
@@ -329,3 +354,53 @@ async def test_the_debian_image_has_the_same_bytes_when_root_and_a_user_build_it
     assert {name: entry["digest"] for name, entry in theirs["files"].items()} == {
         name: entry.digest for name, entry in made.files.items()
     }
+
+
+@pytest.fixture
+def builder(toy, place, namespaces_work):
+    """A banger with images of its own, and the recipe of one."""
+    recipe = toy()
+    banger = Faulty(place / "banger")
+    (banger.state / "images").unlink()
+    yield banger, recipe
+    assert banger.close() == []
+
+
+def test_an_image_is_built_again_only_when_forced_and_can_be_deleted(builder, place):
+    banger, recipe = builder
+    built = place / "bin" / "argv"  # the stand-in for mmdebstrap notes that it was called
+    with banger.daemon():
+        first = banger.json("image", "build", recipe)
+        built.unlink()
+        assert banger.json("image", "build", recipe)["id"] == first["id"]
+        assert not built.exists()
+        banger.run("image", "build", recipe, "--force")
+        assert built.exists()
+        assert [image["name"] for image in banger.json("image", "list")] == ["toy"]
+        banger.run("image", "delete", "toy")
+        assert banger.json("image", "list") == []
+        assert banger.run("image", "delete", "toy", check=False).returncode == 3
+    assert [path.name for path in (banger.state / "images").iterdir()] == [".lock"]
+
+
+@pytest.mark.timeout(240)
+def test_kill_9_of_the_daemon_before_any_stage_of_a_build_leaves_nothing(builder):
+    """The stages are those of a real build; killed after the last one the image is whole."""
+    banger, recipe = builder
+    with banger.daemon() as client:
+        done = client.wait(client.build_image(schema.ImageBuild(recipe=recipe)))
+        client.delete_image("toy")
+    stages = [stage.name for stage in done.stages]
+    assert len(stages) > 3
+    for point in [*(f"{stage}.before" for stage in stages), f"{stages[-1]}.after"]:
+        banger.is_killed_in(
+            f"image.build.{point}",
+            lambda client: ended(client, client.build_image(schema.ImageBuild(recipe=recipe))),
+        )
+        with banger.daemon() as client:
+            check_truth(banger, client, fresh=True)
+            assert client.operations(limit=1)[0].state == "failed"
+            if point.endswith("after"):
+                client.delete_image("toy")
+            assert client.images() == [], point
+            assert [path.name for path in (banger.state / "images").iterdir()] == [".lock"], point

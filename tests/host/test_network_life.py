@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from banger.host import proc
+from banger.host.probe import root
 from banger.model.errors import BangerError, HostLacksError
 from banger.network import filter as rules
 from banger.network import space, user
@@ -419,15 +420,12 @@ asyncio.run(main())
 @pytest.fixture
 def ordinary_user():
     """An ordinary user of the test's own, and the Python that may be started as one."""
+    if not root():
+        pytest.skip(f"to become an ordinary user: {root().why}")
     python = shutil.which("python3", path="/usr/bin:/bin")
-    if (
-        os.geteuid() != 0
-        or not python
-        or subprocess.run(
-            [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"], check=False
-        ).returncode
-    ):
-        pytest.skip("needs root to become an ordinary user, and a Python 3.11 that users may start")
+    new_enough = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+    if not python or subprocess.run(new_enough, check=False).returncode:
+        pytest.skip("there is no Python 3.11 that every user may start")
     name = "bg-net-test"
     subprocess.run(["useradd", "-M", name], check=True)
     yield pwd.getpwnam(name), python

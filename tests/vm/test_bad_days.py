@@ -2,15 +2,20 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
 
+from banger.host import probe
 from tests.framework.installation import CACHE, Installation, wait_until
+
+needs_loop = pytest.mark.skipif(not probe.loop(), reason=f"no loop mount: {probe.loop().why}")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +40,8 @@ from tests.framework.installation import CACHE, Installation, wait_until
 def test_bad_input_gets_an_error_with_a_next_step(vm, options, status):
     done = vm.run("vm", "create", *options, check=False)
     assert done.returncode == status, done.stderr
-    assert "error:" in done.stderr.lower()
+    assert re.search(r"^error: \S", done.stderr, re.MULTILINE)
+    assert re.search(r"^hint: \S", done.stderr, re.MULTILINE), done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert [machine["name"] for machine in vm.json("vm", "list")] == ["box"]
@@ -73,15 +79,16 @@ def test_a_broken_qemu_is_told_in_its_own_words(tmp_path, image):
     banger = Installation(tmp_path / "x", qemu_path=str(fake))
     try:
         done = banger.create("one", check=False)
-        assert done.returncode in {1, 5}
+        assert done.returncode == 5, done.stderr
         assert "full of eels" in done.stderr
         assert banger.json("vm", "list") == []
     finally:
         assert banger.close() == []
 
 
-@pytest.mark.parametrize("damage", ["delete", "truncate"])
-def test_damaged_image_files_are_named_before_a_start(tmp_path, image, damage):
+@pytest.fixture
+def own_image(tmp_path, image):
+    """An installation whose image is a copy of its own, and the copy's directory."""
     banger = Installation(tmp_path / "x")
     (banger.state / "images").unlink()
     copy = banger.state / "images" / image["id"]
@@ -91,32 +98,75 @@ def test_damaged_image_files_are_named_before_a_start(tmp_path, image, damage):
     )
     copy.parent.mkdir()
     shutil.move(tmp_path / "copy", copy)
-    try:
-        banger.create("one", "--no-start")
-        victim = copy / "initramfs.img"
-        if damage == "delete":
-            victim.unlink()
-        else:
-            os.chmod(victim, 0o644)
-            os.truncate(victim, 1000)
-        done = banger.run("vm", "start", "one", check=False)
-        assert done.returncode == 5, done.stderr
-        assert "initramfs.img" in done.stderr
-        assert "image build" in done.stderr
-        assert banger.vm("one")["state"] == "stopped"
-    finally:
-        assert banger.close() == []
+    yield banger, copy
+    assert banger.close() == []
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate"])
+def test_damaged_image_files_are_named_before_a_start(own_image, damage):
+    banger, copy = own_image
+    banger.create("one", "--no-start")
+    victim = copy / "initramfs.img"
+    if damage == "delete":
+        victim.unlink()
+    else:
+        os.chmod(victim, 0o644)
+        os.truncate(victim, 1000)
+    refused_for(banger, "initramfs.img")
+
+
+def test_a_root_file_system_that_is_cut_short_under_a_running_vm_costs_that_vm_only(own_image):
+    banger, copy = own_image
+    banger.create("one")
+    victim = copy / "rootfs.img"
+    os.chmod(victim, 0o644)
+    os.truncate(victim, 1 << 20)
+    banger.run(
+        "vm", "exec", "one", "--", "sh", "-c", "echo 3 > /proc/sys/vm/drop_caches", check=False
+    )
+    banger.run(
+        "vm", "exec", "one", "--", "cat", "/usr/bin/gcc", "/usr/bin/git", check=False, timeout=60
+    )
+    assert banger.vm("one")["state"] in {"running", "failed"}  # as its guest takes it
+    banger.run("vm", "stop", "one", "--force")
+    refused_for(banger, "rootfs.img")
+    victim.unlink()
+    refused_for(banger, "rootfs.img")
+    banger.run("vm", "delete", "one")
+
+
+def refused_for(banger, name):
+    """A start is refused, names the file and says how to get it back; the VM stays as it was."""
+    done = banger.run("vm", "start", "one", check=False)
+    assert done.returncode == 5, done.stderr
+    assert name in done.stderr
+    assert "image build" in done.stderr
+    assert banger.vm("one")["state"] == "stopped"
+    assert not [p for p in banger.processes().values() if "qemu" in p]
 
 
 def test_a_damaged_database_is_kept_aside_and_the_vms_recovered(banger):
+    """Those at rest and those that run: these are adopted, not ended."""
     banger.create("one", "--no-start")
-    banger.run("daemon", "stop")
+    banger.create("two")
+    before = banger.vm("two")
+    boot_id = banger.json("vm", "health", "two")["boot_id"]
+    banger.kill_daemon()
+    for suffix in ("-wal", "-shm"):
+        (banger.state / f"banger.db{suffix}").unlink(missing_ok=True)
     (banger.state / "banger.db").write_bytes(b"this is no database" * 1000)
+    told = banger.run("vm", "list")
+    (kept,) = banger.state.glob("banger.db.corrupt-*")
+    warning = f"warning: the database was damaged and is kept as {kept}"
+    assert told.stderr.count(warning) == 1
+    assert warning in banger.run("daemon", "status").stderr
     assert banger.vm("one")["state"] == "stopped"
-    assert list(banger.state.glob("banger.db.corrupt-*"))
-    assert "damaged" in banger.run("daemon", "status").stdout
-    banger.run("vm", "start", "one")
-    assert banger.vm("one")["ready"]
+    after = banger.vm("two")
+    assert (after["state"], after["status"]["pid"]) == ("running", before["status"]["pid"])
+    wait_until(lambda: banger.vm("two")["ready"], 60)
+    assert banger.json("vm", "health", "two")["boot_id"] == boot_id
+    assert banger.run("vm", "ssh", "two", "--", "echo", "still here").stdout == "still here\n"
+    banger.run("vm", "stop", "two", "--force")
 
 
 def test_a_stale_socket_and_lock_are_no_obstacle(banger):
@@ -129,9 +179,6 @@ def test_a_stale_socket_and_lock_are_no_obstacle(banger):
 def test_a_second_daemon_leaves_the_first_alone(banger):
     banger.run("vm", "list")
     pid = banger.daemon_pid()
-    done = subprocess.run(["python3", "-c", ""], check=False)
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-m", "banger.daemon.main"],
         env=banger.env,
@@ -158,7 +205,7 @@ def test_a_socket_path_that_is_too_long_is_explained(tmp_path, image):
     done = banger.run(
         "vm", "list", check=False, env={"BANGER_RUNTIME_DIR": str(tmp_path / ("y" * 120))}
     )
-    assert done.returncode in {2, 5}
+    assert done.returncode == 2, done.stderr
     assert "BANGER_RUNTIME_DIR" in done.stderr
     assert banger.close() == []
 
@@ -169,7 +216,7 @@ def test_a_state_directory_that_cannot_be_written_is_explained(tmp_path, image):
     done = banger.run(
         "vm", "list", check=False, env={"BANGER_STATE_DIR": str(tmp_path / "file" / "state")}
     )
-    assert done.returncode in {5, 7}, done.stderr
+    assert done.returncode == 5, done.stderr
     assert "Traceback" not in done.stderr
     assert banger.close() == []
 
@@ -190,7 +237,7 @@ def small_disk(directory, size_mib):
         subprocess.run(["umount", str(mount)], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a loop mount needs root")
+@needs_loop
 def test_a_full_state_disk_is_said_to_be_full(tmp_path, image):
     with small_disk(tmp_path, 48) as disk:
         banger = Installation(disk / "x")
@@ -203,7 +250,7 @@ def test_a_full_state_disk_is_said_to_be_full(tmp_path, image):
             assert banger.close() == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a loop mount needs root")
+@needs_loop
 def test_a_guest_that_fills_the_hosts_disk_waits_and_goes_on_when_there_is_room(tmp_path, image):
     with small_disk(tmp_path, 256) as disk:
         banger = Installation(disk / "x")
@@ -229,13 +276,13 @@ def test_a_guest_that_fills_the_hosts_disk_waits_and_goes_on_when_there_is_room(
             assert banger.close() == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a loop mount needs root")
+@needs_loop
 def test_a_read_only_state_disk_is_said_to_be_read_only(tmp_path, image):
     with small_disk(tmp_path, 64) as disk:
         banger = Installation(disk / "x")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         done = banger.run("vm", "list", check=False)
-        assert done.returncode in {5, 7}, done.stderr
+        assert done.returncode == 5, done.stderr
         assert "ead-only" in done.stderr
         assert "Traceback" not in done.stderr
         assert banger.close() == []
@@ -271,8 +318,9 @@ def test_ctrl_c_in_create_detaches_and_the_operation_goes_on(banger):
     thread.join(10)
     process.stdout.close()
     process.stderr.close()
-    assert "banger op wait" in "".join(lines)
-    wait_until(lambda: banger.vm("one")["ready"], 120)
+    (operation,) = re.findall(r"banger op wait (\w+)", "".join(lines))
+    assert banger.json("op", "wait", operation, timeout=120)["state"] == "succeeded"
+    assert banger.vm("one")["ready"]
 
 
 @pytest.mark.timeout(900)

@@ -8,6 +8,7 @@ import pytest
 from banger.guest.connection import connect_guest
 from banger.model.machine import VmPaths
 from tests.framework.guest_contract import GuestContract, run
+from tests.framework.hostile_clients import HostileClients
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,32 @@ async def guest(paths):
 @pytest.mark.timeout(300)
 class TestRealGuest(GuestContract):
     """The contract."""
+
+
+class TestHostileClientsOfARealGuest(HostileClients):
+    """And what its agent must survive."""
+
+
+async def test_hundreds_of_commands_leave_the_agent_as_it_was(guest):
+    """Ten thousand are run in tests/contract, where a guest is not emulated."""
+
+    async def size():
+        script = "awk '/VmRSS|Threads/ {print $2}' /proc/$PPID/status; ls /proc/$PPID/fd | wc -l"
+        out, err, status = await run(guest, "sh", "-c", script)
+        assert status == 0, err
+        return [int(word) for word in out.split()]
+
+    async def calls(count):
+        for _ in range(count):
+            assert (await run(guest, "true"))[2] == 0
+
+    await asyncio.gather(*(calls(20) for _ in range(4)))
+    rss, threads, files = await size()
+    await asyncio.gather(*(calls(75) for _ in range(4)))
+    end = asyncio.get_running_loop().time() + 20
+    while (now := await size())[1] > threads or now[2] > files:
+        assert asyncio.get_running_loop().time() < end, f"threads, descriptors: {now[1:]}"
+    assert now[0] - rss < 512
 
 
 async def test_the_channel_survives_hosts_that_vanish_in_mid_frame(paths):

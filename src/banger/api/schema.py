@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from banger.model.ids import NAME_PATTERN
+from banger.model.manifest import CMDLINE_PATTERN, MAX_CMDLINE_CHARS, SERVICE_PATTERN
 from banger.model.spec import (
     MAX_DISK_BYTES,
     MAX_MEMORY_MIB,
@@ -217,6 +218,38 @@ class ImageBuild(Struct, forbid_unknown_fields=True):
     recipe: str = "debian"
     name: str | None = None
     force: bool = False
+
+
+class Service(Struct, forbid_unknown_fields=True):
+    """A TCP service of the guest that must answer before a VM counts as ready."""
+
+    name: Annotated[
+        str,
+        Meta(extra_json_schema={"pattern": f"^{SERVICE_PATTERN}$"}),
+    ]
+    port: Annotated[int, Meta(ge=1, le=65535)]
+
+
+class ImageRegister(Struct, forbid_unknown_fields=True):
+    """Body of POST /v1/images/register. Files are absolute paths on the daemon's host; what is not given comes from the image ``base``.
+
+    ``modules`` is a directory or tar, or "none" for a kernel that has its drivers built in; ``replace`` takes the name from an
+    image that has it.
+    """
+
+    name: Name
+    base: str | None = None
+    rootfs: str | None = None
+    kernel: str | None = None
+    initramfs: str | None = None
+    modules: str | None = None
+    work_seed: str | None = None
+    cmdline: Annotated[
+        str | None,
+        Meta(extra_json_schema={"pattern": f"^{CMDLINE_PATTERN}$", "maxLength": MAX_CMDLINE_CHARS}),
+    ] = None
+    services: list[Service] | None = None
+    replace: bool = False
 
 
 class Health(Struct):

@@ -15,7 +15,7 @@ from banger.model.units import MIB, parse_size
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from banger.api.schema import Forward
+    from banger.api.schema import Forward, Service
 
 COMPLETION_S = 2.0
 
@@ -63,6 +63,26 @@ class ForwardParam(click.ParamType):  # type: ignore[type-arg]  # generic in new
 
         parsed = spec.Forward.parse(value)
         return schema.Forward(parsed.host_port, parsed.guest_port)
+
+
+class ServiceParam(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
+    """``NAME:PORT`` as an API struct."""
+
+    name = "name:port"
+
+    @override
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Service:
+        """The service; InvalidInputError. Name and port themselves are checked by the daemon."""
+        from banger.api import schema  # noqa: PLC0415  only for those who register images
+
+        name, _, port = value.rpartition(":")
+        if not name or not (port.isascii() and port.isdigit()):
+            raise InvalidInputError(
+                f"service {value!r} is not NAME:PORT", hint="write, for example, web:8080"
+            )
+        return schema.Service(name, int(port))
 
 
 class Ref(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
@@ -114,6 +134,7 @@ def known_names(what: str, incomplete: str) -> list[str]:
 
 SIZE = Size()
 FORWARD = ForwardParam()
+SERVICE = ServiceParam()
 VM = Ref()
 IMAGE = Ref("image")
 OPERATION = Ref("operation")

@@ -10,72 +10,13 @@ import os
 import shutil
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import IO, Final
 
-from banger.model.compat import override
-from banger.model.errors import BangerError
+from banger.host.tars import ArchiveError, members
 
 COPY_BYTES: Final = 1 << 18
-MAX_HEADER_BYTES: Final = 1 << 20
-_LONG_HEADERS: Final = frozenset(
-    {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
-)  # fmt: skip
-_NO_HEADER: Final = (
-    tarfile.InvalidHeaderError,  # type: ignore[attr-defined]  # not in typeshed
-    tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
-    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
-)
-
-
-class ArchiveError(BangerError):
-    """The archive is not one that banger unpacks."""
-
-    next_step = "copy it another way: banger vm exec NAME -- tar -c PATH > FILE"
-
-
-class _Member(tarfile.TarInfo):
-    """A header whose extensions are bounded before they are read into memory.
-
-    Where there is none, nor the zeros of an archive's end, tarfile would end silently: this is an error.
-    """
-
-    @classmethod
-    @override
-    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(archive)
-        except _NO_HEADER as error:
-            raise tarfile.ReadError(f"{error} at byte {archive.offset}") from None
-
-    def _proc_member(self, archive: tarfile.TarFile) -> Any:  # noqa: ANN401  tarfile's own hook
-        if self.type in _LONG_HEADERS and self.size > MAX_HEADER_BYTES:
-            raise ArchiveError(f"a header in the archive has {self.size} bytes")
-        return super()._proc_member(archive)  # type: ignore[misc]  # not in typeshed
-
-
-def open_stream(source: IO[bytes]) -> tarfile.TarFile:
-    """A tar stream for reading in order; ArchiveError if it does not begin as one."""
-    try:
-        return tarfile.open(fileobj=source, mode="r|", tarinfo=_Member, errorlevel=2)
-    except tarfile.TarError as error:
-        raise ArchiveError("the guest sent no archive", detail=str(error)) from error
-
-
-def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members in order, none kept in memory; ArchiveError where the stream is damaged."""
-    try:
-        while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # not in typeshed
-            yield member
-    except tarfile.TarError as error:
-        raise ArchiveError("the archive is damaged", detail=str(error)) from error
-
-
-def peek(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
-    """The first member, for `Unpacker.run` to begin with; None for an empty archive."""
-    return next(members(archive), None)
 
 
 class Unpacker:
@@ -92,7 +33,7 @@ class Unpacker:
         self._files: set[Path] = set()
 
     def run(self, archive: tarfile.TarFile, first: tarfile.TarInfo) -> None:
-        """Unpack everything, beginning with ``first`` (from `peek`).
+        """Unpack everything, beginning with ``first`` (from `banger.host.tars.peek`).
 
         Symbolic links come last, so that nothing is written through them, then modes and times of directories.
         """

@@ -229,6 +229,10 @@ class Client:
         """Begin image.build."""
         return self._call(schema.Operation, routes.IMAGES_BUILD, wish)
 
+    def register_image(self, wish: schema.ImageRegister) -> schema.Operation:
+        """Begin image.register: an image out of files on the daemon's host."""
+        return self._call(schema.Operation, routes.IMAGES_REGISTER, wish)
+
     def delete_image(self, ref: str) -> schema.Operation:
         """Delete an image; the operation is over when this returns."""
         return self._call(

@@ -20,7 +20,7 @@ from banger.engine.reconcile import reconcile
 from banger.host import faults, fs
 from banger.host.config import Config
 from banger.host.locks import FileLock
-from banger.model.errors import HostLacksError
+from banger.model.errors import BangerError, HostLacksError
 from banger.vmm.console import cap_log
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ async def serve(config: Config, ready_fd: int | None) -> None:
     listener = passed or bind(config.socket_path)
     try:
         said = await reconcile(service.engine)
+        await _sweep_images(service)
         log.info(
             "bangerd %s ready, pid %d, %d sentences of reconcile",
             service.version,
@@ -71,6 +72,14 @@ async def serve(config: Config, ready_fd: int | None) -> None:
             with suppress(FileNotFoundError):
                 config.socket_path.unlink()
         await _let_go(service)
+
+
+async def _sweep_images(service: Service) -> None:
+    """Remove what a build left that was killed with its daemon; what cannot be removed is tried again at the next build."""
+    try:
+        await service.context.images.sweep()
+    except (BangerError, OSError) as error:
+        log.warning("rests of interrupted image builds could not be removed: %s", error)
 
 
 def _tell_ready(ready_fd: int | None) -> None:

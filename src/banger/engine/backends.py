@@ -33,7 +33,7 @@ class Backends:
                 await vmm.check()
             except (HostLacksError, RefusedError) as error:
                 if last is not None:
-                    reasons.append(last.what)
+                    reasons.append(": ".join(filter(None, (last.what, last.detail))))
                 last = error
             else:
                 return vmm

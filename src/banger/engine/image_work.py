@@ -1,9 +1,12 @@
-"""Operations on images: build, which is long and cancellable, and delete, which is short and refused while a VM needs the image."""
+"""Operations on images: build and register, which are long and cancellable, and delete, which is short and refused while a VM needs
+the image.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Self
 
@@ -12,6 +15,7 @@ from banger.engine.operations import OperationRun, StageHandle
 from banger.model.errors import RefusedError
 from banger.model.manifest import ImageManifest
 from banger.model.record import OperationRecord
+from banger.model.registration import Registration
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +46,7 @@ class _Stages:
 
 
 class ImageWork:
-    """Builds and deletes images, one at a time."""
+    """Builds, registers and deletes images, one at a time."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -52,16 +56,32 @@ class ImageWork:
 
     def build(self, recipe: str, *, name: str | None, force: bool) -> OperationRun:
         """Begin image.build."""
-        run = self._context.board.begin("image.build", "", name or recipe, cancellable=True)
+        images = self._context.images
+
+        def make(progress: _Stages) -> Awaitable[ImageManifest]:
+            return images.build(recipe, name=name, force=force, progress=progress)
+
+        return self._begin("image.build", name or recipe, make)
+
+    def register(self, wish: Registration) -> OperationRun:
+        """Begin image.register."""
+        images = self._context.images
+        return self._begin(
+            "image.register", wish.name, lambda progress: images.register(wish, progress=progress)
+        )
+
+    def _begin(
+        self, kind: str, name: str, make: Callable[[_Stages], Awaitable[ImageManifest]]
+    ) -> OperationRun:
+        """Begin an operation that makes an image; they run one after another."""
+        run = self._context.board.begin(kind, "", name, cancellable=True)
 
         async def work() -> None:
             async with self._one, _Stages(run) as progress:
-                manifest = await self._context.images.build(
-                    recipe, name=name, force=force, progress=progress
-                )
+                manifest = await make(progress)
                 run.retarget(manifest.id, manifest.name)
 
-        task = asyncio.create_task(run.run(work), name=f"build {recipe}")
+        task = asyncio.create_task(run.run(work), name=f"{kind} {name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return run

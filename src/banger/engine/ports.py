@@ -24,6 +24,7 @@ from banger.model.machine import (
 from banger.model.manifest import ImageManifest
 from banger.model.process import ProcessIdentity
 from banger.model.record import LedgerRow, OperationRecord, StageRecord, VmRecord
+from banger.model.registration import Registration
 from banger.model.spec import VmmChoice, VmSpec
 
 
@@ -125,7 +126,7 @@ class Storage(Protocol):
     """The disks of VMs."""
 
     async def check_image(self, boot: BootStack) -> None:
-        """Raise HostLacksError if a file of the image is missing, truncated or changed in size."""
+        """Raise HostLacksError if a file of the image is missing or has another size, or one of those that boot it other content."""
         ...
 
     async def create(self, boot: BootStack, spec: VmSpec, paths: VmPaths, root: DiskFormat) -> str:
@@ -285,6 +286,21 @@ class Images(Protocol):
         self, recipe: str, *, name: str | None, force: bool, progress: BuildProgress
     ) -> ImageManifest:
         """Build (or find unchanged) an image; ``progress(stage, detail)`` at each step. Interrupted: nothing is left."""
+        ...
+
+    async def check_registration(self, wish: Registration) -> None:
+        """Raise RefusedError if the name is taken, NotFoundError or InvalidInputError if a file or the base image is missing or wrong.
+
+        As far as that is seen quickly; what `register` finds out later fails the operation.
+        """
+        ...
+
+    async def register(self, wish: Registration, *, progress: BuildProgress) -> ImageManifest:
+        """Make an image out of files that are there; progress and interruption as of `build`."""
+        ...
+
+    async def sweep(self) -> None:
+        """Remove what interrupted builds and deletions left; idempotent."""
         ...
 
     async def delete(self, image_id: str) -> None: ...

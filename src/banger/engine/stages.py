@@ -79,7 +79,11 @@ async def write_identity(context: Context, machine: Machine, job: Job) -> str:
     del job
     has_nic = machine.record.spec.network is not NetworkMode.NONE
     request = IdentityRequest(
-        machine.id, machine.name, machine.lease if has_nic else None, await _mtu(context)
+        machine.id,
+        machine.name,
+        machine.lease if has_nic else None,
+        await _mtu(context),
+        context.images.boot_stack(machine.record.image_id).manifest.services,
     )
     await context.identity.write(request, machine.paths)
     return ""

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from banger.host import fs
 from banger.host.exec import find_program, run
 from banger.model.machine import HostKey, IdentityRequest, VmPaths
@@ -140,6 +142,8 @@ def _settings(request: IdentityRequest, now_s: int) -> dict[str, bytes]:
         "control/seed": secrets.token_bytes(SEED_BYTES),
         "rootfs/etc/resolv.conf": b"" if lease is None else f"nameserver {lease.dns}\n".encode(),
     }
+    if request.services is not None:
+        files["rootfs/etc/banger/services.json"] = msgspec.json.encode(request.services) + b"\n"
     if lease is not None:
         network = {"ADDRESS": f"{lease.ip}/{lease.prefix_length}", "GATEWAY": lease.gateway}
         if request.mtu is not None:

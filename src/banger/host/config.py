@@ -40,6 +40,10 @@ class Config:
     network: str = "auto"
     uplink: str = "slirp4netns"
     qemu_path: str | None = None
+    firecracker_path: Path | None = None
+    jailer_path: Path | None = None
+    bundle_dir: Path | None = None
+    bundle_manifest: Path | None = None
     accel: str = "auto"
     ready_timeout_s: float = 180.0
     max_parallel_boots: int = 0
@@ -165,6 +169,10 @@ KEYS: dict[str, Callable[[str, object], Any]] = {
     "network": _one_of("auto", "bridge", "user", "none"),
     "uplink": _text,
     "qemu_path": _path_text,
+    "firecracker_path": _path,
+    "jailer_path": _path,
+    "bundle_dir": _path,
+    "bundle_manifest": _path,
     "accel": _one_of("auto", "kvm", "tcg"),
     "ready_timeout_s": _deadline,
     "max_parallel_boots": _count,

@@ -1,8 +1,8 @@
 """Named trace points: a call that does nothing, unless a test has asked for a fault at that name.
 
 ``BANGER_FAULTS`` holds ``NAME=ACTION`` pairs separated by commas; it is read once, at start-up of the daemon. Actions: ``kill`` (SIGKILL
-to this process), ``error`` (a BangerError), ``hang`` (until cancelled). Without the variable a point costs one look-up
-in an empty dictionary.
+to this process), ``error`` (a BangerError), ``hang`` (until cancelled), ``slow`` (`SLOW_S` later). Without the variable a point costs
+one look-up in an empty dictionary.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 
 from banger.model.errors import BangerError
 
+SLOW_S = 1.0
 _faults: dict[str, str] = {}
 
 
@@ -22,8 +23,8 @@ def load(text: str | None = None) -> None:
     _faults.clear()
     for pair in filter(None, text.split(",")):
         name, _, action = pair.partition("=")
-        if action not in {"kill", "error", "hang"}:
-            raise ValueError(f"fault {pair!r}: the action is kill, error or hang")
+        if action not in {"kill", "error", "hang", "slow"}:
+            raise ValueError(f"fault {pair!r}: the action is kill, error, hang or slow")
         _faults[name] = action
 
 
@@ -36,4 +37,7 @@ async def point(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if action == "hang":
         await asyncio.Event().wait()
+    if action == "slow":
+        await asyncio.sleep(SLOW_S)
+        return
     raise BangerError(f"fault injected at {name}", hint="unset BANGER_FAULTS")

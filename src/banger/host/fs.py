@@ -8,14 +8,26 @@ import hashlib
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _DIGEST_BLOCK = 64 * 1024
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _CANNOT_SHARE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS}
 """What the kernel says where two files cannot share blocks, or not be copied by it: other file systems, or an old one."""
+_CANNOT_LINK = _CANNOT_SHARE | {errno.EPERM, errno.EMLINK}
 _COPY_BLOCK = 1 << 20
+_PIECE_BYTES = 64 << 20
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""What the kernel says where a file cannot grow any more."""
+
+Between = Callable[[], None]
+"""Called between the pieces of a long work on a file; what it raises ends the work."""
+
+
+def go_on() -> None:
+    """The `Between` that never ends anything."""
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -49,30 +61,64 @@ def remove_tree(path: Path) -> None:
             shutil.rmtree(path)  # noqa: TID251  the one place that may
 
 
-def clone_file(source: Path, target: Path, *, mode: int = 0o600) -> str:
+def clone_file(source: Path, target: Path, *, mode: int = 0o600, between: Between = go_on) -> str:
     """Copy ``source`` to the new file ``target``: ``"reflink"`` where the file system shares blocks, else ``"sparse"``.
 
     Holes stay holes. On any error nothing is left behind. FileExistsError if ``target`` is there.
     """
-    with source.open("rb") as reader:
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        try:
-            try:
-                fcntl.ioctl(descriptor, _FICLONE, reader.fileno())
-            except OSError as error:
-                if error.errno not in _CANNOT_SHARE:
-                    raise
-                _copy_sparse(reader.fileno(), descriptor)
-                return "sparse"
+    with source.open("rb") as reader, _new_file(target, mode) as descriptor:
+        if _reflink(reader.fileno(), descriptor):
             return "reflink"
-        except BaseException:
-            target.unlink(missing_ok=True)
+        _copy_sparse(reader.fileno(), descriptor, between)
+        return "sparse"
+
+
+def share_file(source: Path, target: Path, *, between: Between = go_on) -> str:
+    """As `clone_file`, of a file that nobody changes any more: where blocks cannot be shared the file itself is, by a ``"link"``.
+
+    ``target`` is read-only.
+    """
+    try:
+        with source.open("rb") as reader, _new_file(target, 0o444) as descriptor:
+            _reflink(reader.fileno(), descriptor, needed=True)
+            return "reflink"
+    except OSError as error:
+        if error.errno not in _CANNOT_SHARE:
             raise
-        finally:
-            os.close(descriptor)
+    try:
+        target.hardlink_to(source)
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        return clone_file(source, target, mode=0o444, between=between)
+    return "link"
 
 
-def _copy_sparse(source: int, target: int) -> None:
+@contextmanager
+def _new_file(path: Path, mode: int) -> Iterator[int]:
+    """A descriptor of the new file ``path``, which is removed if the block fails."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        yield descriptor
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _reflink(source: int, target: int, *, needed: bool = False) -> bool:
+    """Whether all blocks of ``source`` are now ``target``'s too; OSError instead of False if that is ``needed``."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if needed or error.errno not in _CANNOT_SHARE:
+            raise
+        return False
+    return True
+
+
+def _copy_sparse(source: int, target: int, between: Between) -> None:
     size_bytes = os.fstat(source).st_size
     os.ftruncate(target, size_bytes)
     position = 0
@@ -85,7 +131,8 @@ def _copy_sparse(source: int, target: int) -> None:
             raise
         end = os.lseek(source, begin, os.SEEK_HOLE)
         while begin < end:
-            copied = _copy_range(source, target, begin, end - begin)
+            between()
+            copied = _copy_range(source, target, begin, min(end - begin, _PIECE_BYTES))
             if copied == 0:
                 raise OSError(errno.EIO, "the source shrank while it was copied")
             begin += copied
@@ -102,7 +149,7 @@ def _copy_range(source: int, target: int, position: int, count: int) -> int:
     return os.pwrite(target, os.pread(source, min(count, _COPY_BLOCK), position), position)
 
 
-def sparse_digest(path: Path) -> str:
+def sparse_digest(path: Path, *, between: Between = go_on) -> str:
     """SHA-256 in hex over ``offset:u64be data`` of every 64 KiB block of ``path`` that is not all zeros, then its size:u64be.
 
     Equal contents have equal digests wherever their holes are, and 8 GiB of mostly holes take as long as their data.
@@ -113,6 +160,7 @@ def sparse_digest(path: Path) -> str:
         size_bytes = os.fstat(file.fileno()).st_size
         position = 0
         while position < size_bytes:
+            between()
             try:
                 position = (
                     os.lseek(file.fileno(), position, os.SEEK_DATA) // _DIGEST_BLOCK * _DIGEST_BLOCK

@@ -25,8 +25,12 @@ class FileLock:
         except BaseException:
             os.close(descriptor)
             raise
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+        except BaseException:  # a full disk
+            os.close(descriptor)
+            raise
         self._descriptor = descriptor
         return True
 

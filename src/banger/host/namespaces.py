@@ -95,6 +95,15 @@ def _hint(words: str) -> str:
         if "No such" in words:
             return "sudo modprobe tun"
         return "let users open /dev/net/tun: sudo chmod 0666 /dev/net/tun"
+    if hint := restriction_hint():
+        return hint
+    if "nft" in words or "netlink" in words or "process rule" in words:
+        return "sudo modprobe -a nf_tables nft_ct nft_masq nft_reject_inet"
+    return "banger doctor"
+
+
+def restriction_hint() -> str:
+    """The command that lifts the host's restriction of user namespaces; empty if none of the usual ones is in force."""
     for path, closed, setting in _RESTRICTIONS:
         try:
             value = Path(path).read_text().strip()
@@ -102,6 +111,4 @@ def _hint(words: str) -> str:
             continue
         if value == closed:
             return f"sudo sysctl {setting}"
-    if "nft" in words or "netlink" in words or "process rule" in words:
-        return "sudo modprobe -a nf_tables nft_ct nft_masq nft_reject_inet"
-    return "banger doctor"
+    return ""

@@ -13,30 +13,28 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import platform
 import shlex
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from banger.host import fs
 from banger.host.exec import find_program, run
 from banger.host.threads import in_thread
+from banger.images.boot_files import VMLINUZ, Kernel, Known, place_kernel
 from banger.images.ext4 import make_ext4, unpack
 from banger.images.initramfs import make_initramfs
-from banger.images.kernel import extract_vmlinux
 from banger.images.pack import payload_files, payload_tar
 from banger.images.recipe import LoadedRecipe
 from banger.images.resources import payload_dir
 from banger.images.roottar import RootParts, read_parts
 from banger.images.sandbox import check_sandbox, remove_mapped, sandboxed
+from banger.images.seal import seal_file, write_manifest
 from banger.model import clock
 from banger.model.errors import HostLacksError
-from banger.model.ids import ID_LENGTH
-from banger.model.manifest import FileEntry, ImageManifest, Service
+from banger.model.manifest import ImageManifest, Service
 from banger.model.units import GIB, format_size
 
 Progress = Callable[[str, str], Awaitable[None] | None]
@@ -75,7 +73,9 @@ def inputs_digest(loaded: LoadedRecipe, mirror: str | None, agent: Path | None =
 
 @dataclass(slots=True)
 class Build:
-    """One run in the empty directory ``work``; ``log`` collects what the tools say, ``agent`` replaces the agent's package."""
+    """One run in the empty directory ``work``; ``log`` collects what the tools say, ``agent`` replaces the agent's package,
+    ``ref`` is how the recipe was called.
+    """
 
     loaded: LoadedRecipe
     name: str
@@ -84,6 +84,8 @@ class Build:
     log: Path
     progress: Progress
     agent: Path | None = None
+    ref: str = ""
+    known_kernels: Known = field(default_factory=dict)
 
     async def run(self) -> ImageManifest:
         """Make all files and the manifest in ``work``."""
@@ -109,7 +111,8 @@ class Build:
             journal_mib=ROOT_JOURNAL_MIB,
         )
         await self._say("kernel", parts.release)
-        await in_thread(self._write_kernel, parts)
+        kernel = await in_thread(self._write_kernel, parts)
+        await self._say("kernel", f"{parts.release}, {kernel.how}")
         await self._say("initramfs", f"{len(parts.modules)} modules")
         await in_thread(self._write_initramfs, parts)
         await self._say("seed", format_size(self.loaded.work_seed_bytes))
@@ -119,13 +122,7 @@ class Build:
         )  # fmt: skip
         await remove_mapped(tree)
         await self._say("seal", "digests")
-        manifest = await asyncio.to_thread(self._manifest, parts)
-        fs.write_atomic(
-            self.work / "manifest.json",
-            msgspec.json.format(msgspec.json.encode(manifest)),
-            mode=0o644,
-        )
-        return manifest
+        return await in_thread(self._seal, parts, kernel)
 
     async def _say(self, stage: str, detail: str) -> None:
         outcome = self.progress(stage, detail)
@@ -169,16 +166,18 @@ class Build:
             payload.unlink(missing_ok=True)
         await remove_mapped(scratch)
 
-    def _write_kernel(self, parts: RootParts) -> None:
-        (self.work / "vmlinuz").write_bytes(parts.vmlinuz)
-        (self.work / "vmlinux").write_bytes(extract_vmlinux(parts.vmlinuz))
+    def _write_kernel(self, parts: RootParts) -> Kernel:
+        (self.work / VMLINUZ).write_bytes(parts.vmlinuz)
+        return place_kernel(self.work, self.known_kernels)
 
     def _write_initramfs(self, parts: RootParts) -> None:
         init = (payload_dir() / "init").read_bytes()
-        (self.work / "initramfs.img").write_bytes(make_initramfs(parts, init))
+        modules = {path: parts.modules[path] for path in parts.module_order}
+        (self.work / "initramfs.img").write_bytes(make_initramfs(parts.busybox, modules, init))
 
-    def _manifest(self, parts: RootParts) -> ImageManifest:
-        files = {name: _entry(self.work / name) for name in FILES}
+    def _seal(self, parts: RootParts, kernel: Kernel) -> ImageManifest:
+        rest = [name for name in FILES if name not in kernel.files]
+        files = {**kernel.files, **{name: seal_file(self.work / name) for name in rest}}
         recipe = self.loaded.recipe
         manifest = ImageManifest(
             id="",
@@ -194,24 +193,11 @@ class Build:
             files=files,
             services=tuple(Service(service.name, service.port) for service in recipe.services),
             packages=parts.packages,
+            recipe=self.ref,
+            kernel_digest=kernel.digest,
+            pvh=kernel.facts.pvh,
         )
-        return replace(manifest, id=image_id(manifest))
-
-
-def image_id(manifest: ImageManifest) -> str:
-    """12 hex digits of the SHA-256 over what the image is: its name and all that boots. When and from what it was made is no part."""
-    content = {
-        **msgspec.to_builtins(manifest),
-        **dict.fromkeys(("id", "created_at", "inputs_digest")),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:ID_LENGTH]
-
-
-def _entry(path: Path) -> FileEntry:
-    path.chmod(0o444)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return FileEntry(path.stat().st_size, fs.sparse_digest(path))
+        return write_manifest(self.work, manifest)
 
 
 async def check_host() -> None:

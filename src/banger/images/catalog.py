@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import secrets
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from banger.host import fs
-from banger.host.locks import FileLock
-from banger.host.undo import UndoStack
+from banger.host.threads import in_thread
+from banger.images.boot_files import VMLINUX, VMLINUZ, Known, known_kernels
 from banger.images.build import SPACE_BYTES, Build, Progress, inputs_digest
+from banger.images.ext4 import check_ext4
+from banger.images.inputs import check_inputs, clear_errors, needed_bytes
 from banger.images.recipe import load_recipe
-from banger.images.sandbox import remove_mapped
+from banger.images.register import Register
+from banger.images.root_facts import check_root
+from banger.images.seal import MANIFEST
+from banger.images.workshop import Workshop
 from banger.model.errors import HostLacksError, InvalidInputError, NotFoundError, RefusedError
 from banger.model.ids import ID_LENGTH, check_name, is_id
 from banger.model.machine import BootStack
 from banger.model.manifest import ImageManifest
-from banger.model.units import format_size
+from banger.model.registration import Registration
 
-MANIFEST = "manifest.json"
-_PREFIX = ".build-"
-_UNDO_S = 330.0
 _DETAIL_CHARS = 3000
 _OLD_NAME_CHARS = 63 - 1 - ID_LENGTH
 
@@ -44,6 +44,7 @@ class ImageCatalog:
         self._logs = log_dir
         self._mirror = mirror
         self._agent = agent
+        self._workshop = Workshop(images_dir)
         self._cache: dict[str, tuple[int, ImageManifest]] = {}
 
     def list(self) -> list[ImageManifest]:
@@ -101,12 +102,13 @@ class ImageCatalog:
                 hint="banger image build debian",
             )
         return BootStack(
-            kernel=directory / "vmlinux",
+            kernel=directory / VMLINUX,
             initramfs=directory / "initramfs.img",
             rootfs=directory / "rootfs.img",
             work_seed=directory / "work-seed.img",
             cmdline=manifest.cmdline,
             manifest=manifest,
+            bzimage=directory / VMLINUZ if VMLINUZ in manifest.files else None,
         )
 
     async def build(
@@ -121,17 +123,58 @@ class ImageCatalog:
         if current and current.inputs_digest == digest and not force and self._whole(current):
             await _await(progress("resolve", f"{image_name} is up to date"))
             return current
+
+        async def fill(work: Path) -> ImageManifest:
+            log = self._log(image_name)
+            build = Build(
+                loaded,
+                image_name,
+                self._mirror,
+                work,
+                log,
+                progress,
+                self._agent,
+                recipe,
+                self._known(),
+            )
+            return await _run(build)
+
+        return await self._workshop.make(SPACE_BYTES, fill, self._rename_older)
+
+    async def check_registration(self, wish: Registration) -> None:
+        """Look at all that was given, as far as that is quick; see `engine.ports.Images`."""
+        taken = next((image for image in self.list() if image.name == wish.name), None)
+        if taken is not None and not wish.replace:
+            raise RefusedError(
+                f"image name {wish.name!r} is taken",
+                hint=f"choose another --name, or add --replace: then {taken.id} is called {_old_name(taken)}",
+            )
+        if wish.base is not None:
+            self.get(wish.base)
+        await in_thread(check_inputs, wish)
+        if wish.rootfs is not None:
+            await check_ext4(wish.rootfs, "rootfs")
+            await check_root(wish.rootfs)
+        if wish.work_seed is not None:
+            await check_ext4(wish.work_seed, "work-seed")
+
+    async def register(self, wish: Registration, *, progress: Progress) -> ImageManifest:
+        """Make an image out of files that are there; see `engine.ports.Images`."""
+        await _await(progress("validate", wish.name))
+        await self.check_registration(wish)
+        base = self.get(wish.base) if wish.base is not None else None
         fs.make_private_dir(self._dir)
-        lock = FileLock(self._dir / ".lock")
-        if not lock.acquire():
-            raise RefusedError("another image build is running", hint="banger op list")
-        try:
-            await self._sweep()
-            work, log = self._work(), self._log(image_name)
-            build = Build(loaded, image_name, self._mirror, work, log, progress, self._agent)
-            return await self._build(build)
-        finally:
-            lock.release()
+
+        async def fill(work: Path) -> ImageManifest:
+            directory = self._dir / base.id if base is not None else None
+            return await Register(wish, base, directory, self._known(), work, progress).run()
+
+        with clear_errors(self._dir):
+            needed = await in_thread(needed_bytes, wish, self._dir)
+            return await self._workshop.make(needed, fill, self._rename_older)
+
+    def _known(self) -> Known:
+        return known_kernels((image, self._dir / image.id) for image in self.list())
 
     def _whole(self, manifest: ImageManifest) -> bool:
         directory = self._dir / manifest.id
@@ -140,76 +183,23 @@ class ImageCatalog:
             for name, entry in manifest.files.items()
         )
 
-    def _work(self) -> Path:
-        free = fs.free_bytes(self._dir)
-        if free < SPACE_BYTES:
-            raise HostLacksError(
-                f"no space to build an image in {self._dir}",
-                detail=f"{format_size(free)} are free, {format_size(SPACE_BYTES)} are needed",
-                hint=f"free some, or set BANGER_STATE_DIR to another disk; see: df -h {self._dir}",
-            )
-        return self._dir / f"{_PREFIX}{secrets.token_hex(4)}"
-
     def _log(self, name: str) -> Path:
         fs.make_private_dir(self._logs)
         log = self._logs / f"image-{name}.log"
         log.write_bytes(b"")
         return log
 
-    async def _build(self, build: Build) -> ImageManifest:
-        async with UndoStack() as undo:
-            build.work.mkdir(mode=0o700)
-            undo.push(
-                "remove the unfinished image", lambda: remove_mapped(build.work), deadline_s=_UNDO_S
-            )
-            try:
-                manifest = await build.run()
-            except (HostLacksError, NotFoundError):
-                raise
-            except Exception as error:
-                detail = getattr(error, "detail", "") or str(error)
-                raise HostLacksError(
-                    f"image {build.name} could not be built: {error}",
-                    detail=detail[-_DETAIL_CHARS:],
-                    hint=f"less {build.log}",
-                ) from error
-            target = self._dir / manifest.id
-            if target.exists():  # the very same image: only the manifest is newer
-                (build.work / MANIFEST).replace(target / MANIFEST)
-                await remove_mapped(build.work)
-            else:
-                build.work.chmod(0o755)
-                build.work.rename(target)
-            undo.release()
-        self._rename_older(manifest)
-        return manifest
-
     def _rename_older(self, manifest: ImageManifest) -> None:
         """Give others of this name, if any, the name ``<name>-<id>``; until then `get` prefers the newest."""
         for other in self.list():
             if other.name == manifest.name and other.id != manifest.id:
-                short = other.name[:_OLD_NAME_CHARS].rstrip("-")
-                renamed = replace(other, name=f"{short}-{other.id}")
+                renamed = replace(other, name=_old_name(other))
                 path = self._dir / other.id / MANIFEST
                 fs.write_atomic(path, msgspec.json.format(msgspec.json.encode(renamed)), mode=0o644)
 
     async def sweep(self) -> None:
         """Remove what interrupted builds and deletions left, unless a build is running now; idempotent."""
-        lock = FileLock(self._dir / ".lock")
-        if not self._dir.is_dir() or not lock.acquire():
-            return
-        try:
-            await self._sweep()
-        finally:
-            lock.release()
-
-    async def _sweep(self) -> None:
-        """As `sweep`; the caller holds the lock."""
-        for path in self._dir.glob(f"{_PREFIX}*"):
-            await remove_mapped(path)
-        for path in self._dir.iterdir():
-            if is_id(path.name) and not (path / MANIFEST).exists():
-                await asyncio.to_thread(fs.remove_tree, path)
+        await self._workshop.sweep()
 
     async def delete(self, image_id: str) -> None:
         """Remove an image's directory: the manifest first, so that a half-removed image is none."""
@@ -221,6 +211,27 @@ class ImageCatalog:
     def allocated_bytes(self, image_id: str) -> int:
         """What the image's files take on disk."""
         return sum(fs.allocated_bytes(path) for path in (self._dir / image_id).glob("*"))
+
+
+def _old_name(image: ImageManifest) -> str:
+    """What an image is called when another one takes its name."""
+    short = image.name[:_OLD_NAME_CHARS].rstrip("-")
+    return f"{short}-{image.id}"
+
+
+async def _run(build: Build) -> ImageManifest:
+    """As `Build.run`; an error that says too little names the log."""
+    try:
+        return await build.run()
+    except (HostLacksError, NotFoundError):
+        raise
+    except Exception as error:
+        detail = getattr(error, "detail", "") or str(error)
+        raise HostLacksError(
+            f"image {build.name} could not be built: {error}",
+            detail=detail[-_DETAIL_CHARS:],
+            hint=f"less {build.log}",
+        ) from error
 
 
 async def _await(outcome: object) -> None:

@@ -1,4 +1,4 @@
-"""Reproducible ext4 file systems from a tree, without privilege.
+"""ext4 file systems, without privilege: made reproducibly from a tree, and looked at without a mount.
 
 `mke2fs -d` sorts directories and keeps mtimes, but copies atime and ctime of the tree, which nobody can set; they are set afterwards
 with debugfs. UUID and hash seed are fixed, and E2FSPROGS_FAKE_TIME gives every other time stamp.
@@ -10,13 +10,17 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from banger.host import fs
 from banger.host.exec import find_program, run
 from banger.images.sandbox import sandboxed
-from banger.model.errors import HostLacksError
+from banger.model.errors import HostLacksError, InvalidInputError
+from banger.model.units import format_size
 
 _NAMESPACE = uuid.UUID("6f4b7f0e-2f0c-5d0e-9d57-6b616e676572")
 _OPTIONS = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
 TOOL_S = 900.0
+_LOOK_S = 60.0
+_NOT_FOUND = b"File not found by ext2_lookup"
 
 
 async def unpack(tar: Path, tree: Path, *, exclude: Sequence[str] = ()) -> None:
@@ -81,3 +85,54 @@ def _number(text: bytes, name: bytes) -> int:
     raise HostLacksError(
         f"debugfs shows no {name.decode()}", hint="install e2fsprogs 1.46 or newer"
     )
+
+
+async def check_ext4(image: Path, what: str) -> None:
+    """InvalidInputError unless the file ``image`` holds a whole ext4 (or ext2, ext3) that is not known to have errors."""
+    tool = find_program("debugfs", package="e2fsprogs")
+    done = await run([tool, "-R", "stats -h", str(image)], timeout_s=_LOOK_S, check=False)
+    if b"Filesystem state:" not in done.stdout:
+        raise InvalidInputError(
+            f"{what} {image} is not an ext4 file system",
+            detail=done.stderr.decode(errors="replace").partition("\n")[2].strip()[:500],
+            hint=f"give a raw image that holds nothing but the file system; see: file {image}",
+        )
+    size_bytes = _number(done.stdout, b"Block count") * _number(done.stdout, b"Block size")
+    there_bytes = fs.length_bytes(image)
+    if there_bytes < size_bytes:
+        raise InvalidInputError(
+            f"{what} {image} is cut off",
+            detail=f"its file system has {format_size(size_bytes)}, {format_size(there_bytes)} are there",
+            hint="get the file again",
+        )
+    if b"with errors" in done.stdout:
+        raise InvalidInputError(
+            f"the file system of {what} {image} has errors", hint=f"e2fsck -f {image}"
+        )
+
+
+async def read_file(image: Path, path: str) -> bytes | None:
+    """The content of the regular file ``path`` in the file system ``image``; None if it has none (links are not followed)."""
+    tool = find_program("debugfs", package="e2fsprogs")
+    done = await run([tool, "-R", f"cat {path}", str(image)], timeout_s=_LOOK_S, check=False)
+    if _NOT_FOUND in done.stderr:
+        return None
+    complaint = done.stderr.decode(errors="replace").partition("\n")[2].strip()
+    if complaint:
+        raise InvalidInputError(
+            f"{path} in {image} cannot be read", detail=complaint[:500], hint=f"e2fsck -f {image}"
+        )
+    return done.stdout or None
+
+
+async def copy_out(image: Path, path: str, target: Path) -> None:
+    """Copy the directory ``path`` of the file system ``image`` into the directory ``target``, with owners and modes."""
+    tool = find_program("debugfs", package="e2fsprogs")
+    done = await run(
+        sandboxed([tool, "-R", f"rdump {path} .", str(image)]), timeout_s=TOOL_S, cwd=target
+    )
+    complaint = done.stderr.decode(errors="replace").partition("\n")[2].strip()
+    if complaint:
+        raise InvalidInputError(
+            f"{path} in {image} cannot be read", detail=complaint[:500], hint=f"e2fsck -f {image}"
+        )

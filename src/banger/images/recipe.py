@@ -14,16 +14,18 @@ import msgspec
 from banger.images.resources import config_dir
 from banger.model.errors import InvalidInputError, NotFoundError
 from banger.model.ids import check_name
+from banger.model.manifest import CMDLINE_PATTERN, MAX_CMDLINE_CHARS, SERVICE_PATTERN
 from banger.model.units import GIB, MIB, format_size, parse_size
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?", re.ASCII)
 _PROFILE = re.compile(r"[a-z0-9][a-z0-9-]*", re.ASCII)
-MAX_CMDLINE_CHARS = 512  # of the 2048 that x86 kernels take, QEMU's and banger's own part included
 _LEAST_DISK_BYTES, _LEAST_SEED_BYTES, _MOST_BYTES = 2 * GIB, 64 * MIB, 1 << 44
 
-_Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+_Word = Annotated[str, msgspec.Meta(pattern=f"^{SERVICE_PATTERN}$")]
 _ModuleName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-_Cmdline = Annotated[str, msgspec.Meta(pattern=r"^[ -~]*$", max_length=MAX_CMDLINE_CHARS)]
+_Cmdline = Annotated[
+    str, msgspec.Meta(pattern=f"^{CMDLINE_PATTERN}$", max_length=MAX_CMDLINE_CHARS)
+]
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 

@@ -6,18 +6,18 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
+from banger.host import own_files
 from banger.model.errors import HostLacksError
 
 
 def config_dir() -> Path:
     """The directory of recipes and package lists."""
-    package = Path(str(resources.files("banger")))
-    for candidate in (package / "_config", package.parents[1] / "config"):
-        if (candidate / "images").is_dir():
-            return candidate
-    raise HostLacksError(
-        "banger's config directory is missing", detail=str(package), hint="install banger again"
-    )
+    found = own_files.config_dir()
+    if not (found / "images").is_dir():
+        raise HostLacksError(
+            "banger's config directory is missing", detail=str(found), hint="install banger again"
+        )
+    return found
 
 
 def payload_dir() -> Path:

@@ -7,6 +7,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from banger.images.modules import plain_module, resolve_modules
 from banger.model.errors import HostLacksError
 
 _VMLINUZ = re.compile(r"\./boot/vmlinuz-(.+)")
@@ -81,40 +82,13 @@ def _text(found: dict[str, bytes], release: str, name: str) -> str:
     )
 
 
-def resolve_modules(dep: str, builtin: str, wanted: list[str]) -> list[str]:
-    """Paths of ``wanted`` and what they depend on, in loading order (modules.dep lists the deepest dependency last)."""
-    needs: dict[str, list[str]] = {}
-    by_name: dict[str, str] = {}
-    for line in dep.splitlines():
-        path, _, rest = line.partition(":")
-        needs[path] = rest.split()
-        by_name[_module_name(path)] = path
-    built_in = {_module_name(line) for line in builtin.split()}
-    order: list[str] = []
-    for name in wanted:
-        if name in built_in:
-            continue
-        if name not in by_name:
-            raise HostLacksError(
-                f"the kernel has no module {name}", hint="correct kernel_modules in the recipe"
-            )
-        for path in [*reversed(needs[by_name[name]]), by_name[name]]:
-            if path not in order:
-                order.append(path)
-    return order
-
-
-def _module_name(path: str) -> str:
-    return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
-
-
 def _modules(path: Path, release: str, order: list[str]) -> dict[str, bytes]:
     modules = {}
     with tarfile.open(path) as archive:
         for member in archive:
             match = _MODULE.fullmatch(member.name)
             if match and match[1] == release and match[2] in order and member.isfile():
-                modules[match[2]] = _content(archive, member)
+                modules[match[2]] = plain_module(match[2], _content(archive, member))
     return modules
 
 

@@ -11,9 +11,12 @@ import asyncio
 import os
 import pwd
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from banger.host import fs
 from banger.host.exec import find_program, run
+from banger.host.threads import in_thread
 from banger.model.clock import Deadline
 from banger.model.errors import BangerError, CommandFailedError, HostLacksError
 
@@ -83,11 +86,13 @@ def _hint() -> str:
 
 
 async def remove_mapped(path: Path) -> None:
-    """Remove a tree that may hold files of subordinate ids; idempotent.
+    """Remove a tree that may hold files of subordinate ids; idempotent. Only such files need a namespace.
 
     Somebody who was killed a moment ago may still write into it, so it is tried again for some seconds.
     """
     deadline = Deadline.after(_SETTLE_S)
+    with suppress(OSError):
+        await in_thread(fs.remove_tree, path)
     while _there(path):
         try:
             argv = [find_program("rm"), "-rf", "--one-file-system", "--", str(path)]

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from banger.model.lease import Lease
-from banger.model.manifest import ImageManifest
+from banger.model.manifest import ImageManifest, Service
 from banger.model.spec import VmSpec
 
 
@@ -96,7 +96,10 @@ class VmPaths:
 
 @dataclass(frozen=True, slots=True)
 class BootStack:
-    """What boots an image: absolute paths and the image's part of the kernel command line."""
+    """What boots an image: absolute paths and the image's part of the kernel command line.
+
+    ``kernel`` is an ELF file; ``bzimage`` is what it came out of, if it did.
+    """
 
     kernel: Path
     initramfs: Path
@@ -104,6 +107,12 @@ class BootStack:
     work_seed: Path
     cmdline: str
     manifest: ImageManifest
+    bzimage: Path | None = None
+
+    @property
+    def pvh_kernel(self) -> Path:
+        """For a VMM that enters an ELF kernel only by PVH (QEMU): the ELF file, or the bzImage if that has no such entry."""
+        return self.kernel if self.manifest.pvh or self.bzimage is None else self.bzimage
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +164,13 @@ class VmmExit:
 
 @dataclass(frozen=True, slots=True)
 class IdentityRequest:
-    """What the identity drive says to the guest. ``lease`` None: no network."""
+    """What the identity drive says to the guest. ``lease`` None: no network; ``services`` None: those of its own root file system."""
 
     vm_id: str
     name: str
     lease: Lease | None
     mtu: int | None = None
+    services: tuple[Service, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

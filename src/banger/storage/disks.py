@@ -18,6 +18,7 @@ from banger.model.machine import BootStack, DiskFormat, RootDisk, VmPaths
 from banger.model.spec import VmSpec
 from banger.model.units import MIB, format_size
 from banger.storage import root as root_disk
+from banger.storage.boot_check import check_boot_files
 from banger.storage.faults import clear_errors, no_space
 from banger.storage.root import check_size, ext4_bytes
 
@@ -31,10 +32,11 @@ class DiskStorage:
     """See `engine.ports.Storage`."""
 
     async def check_image(self, boot: BootStack) -> None:
-        """Every file of the image is there with the size that its manifest states."""
+        """Every file of the image is there with the size that its manifest states, and what boots it belongs together."""
         for path in _image_files(boot):
             entry = boot.manifest.files.get(path.name)
             check_size(path, entry.size_bytes if entry else None, _rebuild(boot))
+        await in_thread(check_boot_files, boot)
 
     async def verify_image(self, boot: BootStack) -> None:
         """As `check_image`, and every byte is as it was built: reads all of it, seconds an image."""
@@ -118,7 +120,7 @@ def _image_files(boot: BootStack) -> tuple[Path, ...]:
 
 
 def _rebuild(boot: BootStack) -> str:
-    return f"banger image build {boot.manifest.name} --force"
+    return boot.manifest.remedy
 
 
 def _delete(paths: VmPaths) -> str:

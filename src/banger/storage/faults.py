@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from banger.host import fs
 from banger.model.errors import BangerError, CommandFailedError, HostLacksError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_TOLD_FULL = tuple(os.strerror(number) for number in _FULL)
+_TOLD_FULL = tuple(os.strerror(number) for number in fs.FULL)
 
 
 def no_space(directory: Path, detail: str) -> HostLacksError:
@@ -44,7 +43,7 @@ def clear_error(error: BaseException, directory: Path) -> BaseException:
         inner = [clear_error(one, directory) for one in error.exceptions]
         return next((one for one in inner if isinstance(one, BangerError)), inner[0])
     if isinstance(error, OSError):
-        if error.errno in _FULL:
+        if error.errno in fs.FULL:
             return no_space(directory, str(error))
         return HostLacksError(
             f"cannot work on the disks in {directory}",

@@ -105,6 +105,13 @@ def migrate(connection: sqlite3.Connection, path: Path, *, upto: int | None = No
             )
 
 
+def describe_schema(connection: sqlite3.Connection) -> str:
+    """Every table and index as SQLite has it, and the version: what docs/reference/schema.sql holds."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    rows = connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
+    return "".join([*(f"{sql};\n" for (sql,) in rows), f"PRAGMA user_version = {version};\n"])
+
+
 def is_disk_full(error: sqlite3.Error) -> bool:
     """Whether SQLite failed because the disk is full."""
     return getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" or errno.errorcode[

@@ -1,5 +1,6 @@
 """Disks that are small text files: they keep every promise of the port, cost nothing, and fail when told to."""
 
+from banger.host import fs
 from banger.model.errors import HostLacksError, InvalidInputError, RefusedError
 from banger.storage import root as root_disk
 
@@ -17,6 +18,13 @@ class FakeStorage:
             if entry and path.stat().st_size != entry.size_bytes:
                 raise HostLacksError(
                     f"{path} has the wrong size",
+                    hint=f"banger image build {boot.manifest.name} --force",
+                )
+        for path in (boot.kernel, boot.initramfs):
+            entry = boot.manifest.files.get(path.name)
+            if entry and fs.sparse_digest(path) != entry.digest:
+                raise HostLacksError(
+                    f"{path} was replaced",
                     hint=f"banger image build {boot.manifest.name} --force",
                 )
 

@@ -203,6 +203,11 @@ def test_a_failed_stage_is_the_commands_failure(daemon, shell, error, status):
         (["vm", "lst"], 2),
         (["vm", "list", "--format", "xml"], 2),
         (["image", "show", "plan9"], 3),
+        (["image", "register", "--name", "No Name", "--from", "debian"], 2),
+        (["image", "register", "--name", "mine", "--from", "plan9"], 3),
+        (["image", "register", "--name", "mine", "--rootfs", "/no/such/file"], 3),
+        (["image", "register", "--name", "debian", "--from", "debian"], 4),
+        (["image", "register", "--name", "mine", "--service", "web"], 2),
         (["op", "show", "zzz"], 3),
         (["vm", "exec", "off", "--", "true"], 4),
         (["vm", "ssh", "off"], 4),
@@ -272,6 +277,37 @@ def test_logs_health_stats_and_ports(daemon, shell):
 def test_a_guest_that_is_not_ready_is_status_6(daemon, shell):
     daemon.health = schema.Health(False, False, "the agent did not answer")
     assert shell("vm", "health", "web").returncode == 6
+
+
+def test_an_image_is_registered_from_files_wherever_the_daemon_runs(daemon, shell, tmp_path):
+    for name in ("rootfs.img", "bzImage"):
+        (tmp_path / name).write_bytes(b"x")
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        done = shell.ok(
+            "image", "register", "--name", "mine", "--from", "debian", "--rootfs", "rootfs.img", "--kernel", "./bzImage",
+            "--modules", "none", "--cmdline", "rw quiet", "--service", "ssh:22", "--service", "web:80", "--format", "name",
+        )  # fmt: skip
+    finally:
+        os.chdir(here)
+    assert done.stdout == "mine\n"
+    assert [line.split()[0] for line in done.stderr.splitlines()][:2] == ["validate", "kernel"]
+    wish = daemon.last_registration
+    assert (wish.base, wish.modules, wish.cmdline, wish.replace) == (
+        "debian",
+        "none",
+        "rw quiet",
+        False,
+    )
+    assert (wish.rootfs, wish.kernel) == (str(tmp_path / "rootfs.img"), str(tmp_path / "bzImage"))
+    assert [(item.name, item.port) for item in wish.services] == [("ssh", 22), ("web", 80)]
+    assert (wish.initramfs, wish.work_seed) == (None, None)
+
+
+def test_a_registration_that_fails_says_why(daemon, shell):
+    daemon.fail_at["kernel"] = HostLacksError("program lzop was not found", hint="apt")
+    assert "lzop" in shell.fails(5, "image", "register", "--name", "mine", "--from", "debian")
 
 
 def test_images_are_built_listed_and_deleted(daemon, shell):

@@ -8,7 +8,9 @@ import tarfile
 import pytest
 
 from banger.client import archive
-from banger.client.archive import ArchiveError, Unpacker
+from banger.client.archive import Unpacker
+from banger.host import tars
+from banger.host.tars import ArchiveError
 
 
 def member(name, kind=tarfile.REGTYPE, data=b"", mode=None, linkname=""):
@@ -34,8 +36,8 @@ def tar(*members):
 
 
 def unpack(data, target, strip=1, warn=lambda _: None):
-    with archive.open_stream(io.BytesIO(data)) as stream:
-        first = archive.peek(stream)
+    with tars.open_stream(io.BytesIO(data)) as stream:
+        first = tars.peek(stream)
         Unpacker(target, strip=strip, warn=warn).run(stream, first)
 
 
@@ -179,8 +181,8 @@ def test_a_sparse_member_that_would_fill_the_disk_is_refused(tmp_path):
 @pytest.mark.parametrize("data", [b"", b"x" * 5000, b"\xff" * 512])
 def test_what_is_no_archive_is_an_error(tmp_path, data):
     def first_member():
-        with archive.open_stream(io.BytesIO(data)) as stream:
-            if archive.peek(stream) is None:
+        with tars.open_stream(io.BytesIO(data)) as stream:
+            if tars.peek(stream) is None:
                 raise ArchiveError("empty")
 
     with pytest.raises(ArchiveError):

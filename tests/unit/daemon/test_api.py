@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from banger.api import routes
 from banger.daemon.app import make_app
 from banger.daemon.openapi import exact
+from banger.host import probe
+from banger.model.manifest import Service
 
 VM = {"name": "one", "disk_bytes": 1 << 30, "work_bytes": 1 << 30}
 OPENAPI = Path(__file__).parents[3] / "docs" / "reference" / "openapi.json"
@@ -155,6 +159,64 @@ async def test_an_image_build_tells_its_stages_and_can_be_cancelled(api):
     assert (await api.wait(operation))["state"] == "cancelled"
 
 
+async def register(api, **wish):
+    return await api("POST", "/v1/images/register", {"name": "mine", **wish})
+
+
+async def test_an_image_is_registered_and_told_by_its_stages(api):
+    status, operation = await register(api, base="debian", services=[{"name": "web", "port": 80}])
+    assert status == 202
+    assert operation["kind"] == "image.register"
+    done = await api.wait(operation)
+    assert [stage["name"] for stage in done["stages"]] == ["validate", "kernel", "rootfs"]
+    image = (await api("GET", "/v1/images/mine"))[1]
+    assert (image["id"], image["services"][0]["name"]) == (done["target"], "web")
+
+
+async def test_a_registration_can_be_cancelled(api):
+    api.world.hang_at = {"register-kernel"}
+    _, operation = await register(api, base="debian")
+    await asyncio.wait_for(api.world.hanging.wait(), 5)
+    assert (await api("DELETE", f"/v1/operations/{operation['id']}"))[0] == 202
+    assert (await api.wait(operation))["state"] == "cancelled"
+    assert (await api("GET", "/v1/images/mine"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("wish", "status", "code"),
+    [
+        ({"name": "../x", "base": "debian"}, 400, "invalid"),
+        ({"name": None, "base": "debian"}, 400, "invalid"),
+        ({}, 400, "invalid"),
+        ({"rootfs": "/r", "kernel": "/k"}, 400, "invalid"),
+        ({"base": "debian", "kernel": "relative"}, 400, "invalid"),
+        ({"base": "debian", "kernel": "/nul\0"}, 400, "invalid"),
+        ({"base": "debian", "initramfs": "/i", "modules": "/m"}, 400, "invalid"),
+        ({"base": "debian", "cmdline": "new\nline"}, 400, "invalid"),
+        ({"base": "debian", "cmdline": "x" * 513}, 400, "invalid"),
+        ({"base": "debian", "services": [{"name": "web", "port": 0}]}, 400, "invalid"),
+        ({"base": "debian", "services": [{"name": "Web!", "port": 1}]}, 400, "invalid"),
+        ({"base": "debian", "services": [{"name": "a", "port": 1}] * 2}, 400, "invalid"),
+        ({"base": "debian", "services": [{"name": "a", "port": 1, "x": 1}]}, 400, "invalid"),
+        ({"base": "debian", "colour": "red"}, 400, "invalid"),
+        ({"base": "plan9"}, 404, "not-found"),
+        ({"base": "debian", "kernel": "/no/such/file"}, 404, "not-found"),
+        ({"name": "debian", "base": "debian"}, 409, "refused"),
+    ],
+)
+async def test_a_bad_registration_gets_a_problem_and_begins_nothing(api, wish, status, code):
+    got, problem = await register(api, **wish)
+    assert (got, problem["code"]) == (status, code), problem
+    assert problem["hint"] or code == "not-found"
+    assert (await api("GET", "/v1/operations"))[1] == []
+
+
+async def test_the_guest_is_told_the_services_of_its_image(api):
+    await api.wait((await register(api, base="debian", services=[{"name": "web", "port": 80}]))[1])
+    await make(api, image="mine", start=False)
+    assert api.world.identities[-1].services == (Service("web", 80),)
+
+
 async def test_a_finished_operation_cannot_be_cancelled(api):
     done = await make(api)
     status, problem = await api("DELETE", f"/v1/operations/{done['id']}")
@@ -180,6 +242,37 @@ async def test_connections_of_other_users_are_dropped(api, monkeypatch):
     monkeypatch.setattr("banger.daemon.server.peer_uid", lambda connection: 4242)
     with pytest.raises((ConnectionError, OSError)):
         await api("GET", "/v1/info")
+
+
+@pytest.mark.skipif(not probe.root(), reason=f"to become another user: {probe.root().why}")
+async def test_a_process_of_another_user_is_dropped_though_it_gets_to_the_socket(api):
+    """The directory and the socket are opened up for the test: what is left is that the kernel says who calls."""
+    path = Path(api.path)
+    path.parent.chmod(0o755)
+    path.chmod(0o666)
+    place = os.open(path.parent, os.O_PATH)  # whose parents another user could not enter
+    curl = [
+        "curl",
+        "-sS",
+        "--unix-socket",
+        f"/proc/self/fd/{place}/{path.name}",
+        "http://x/v1/info",
+    ]
+
+    async def call(*prefix):
+        return await asyncio.to_thread(
+            subprocess.run, [*prefix, *curl], pass_fds=[place], capture_output=True, check=False, timeout=20
+        )  # fmt: skip
+
+    try:
+        assert json.loads((await call()).stdout)["api_version"] == "v1"
+        refused = await call("setpriv", "--reuid", "65534", "--clear-groups")
+    finally:
+        os.close(place)
+    assert refused.stdout == b""
+    assert refused.returncode in {52, 56}, (
+        refused.stderr
+    )  # nothing came, or the connection was reset
 
 
 async def test_logs_show_the_consoles_end(api):

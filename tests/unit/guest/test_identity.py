@@ -2,16 +2,19 @@
 
 import asyncio
 import io
+import json
 import stat
 import subprocess
 import tarfile
 import time
+from dataclasses import replace
 
 import pytest
 
 from banger.guest.identity import SEED_BYTES, IdentityStore
 from banger.model.lease import Lease
 from banger.model.machine import IdentityRequest, VmPaths
+from banger.model.manifest import Service
 
 A, B = "a" * 12, "b" * 12
 LEASE = Lease(A, 4, "02:00:00:00:00:04", "10.0.0.4", 16, "10.0.255.2", "10.0.255.3")
@@ -268,3 +271,12 @@ async def test_one_identity_starts_one_program_and_a_restart_none(store, paths, 
 async def test_nothing_but_the_drive_and_the_token_is_left_in_the_vms_directory(store, paths):
     await store.write(request(), paths(A))
     assert sorted(p.name for p in paths(A).state.iterdir()) == ["agent-token", "identity.tar"]
+
+
+async def test_the_guests_services_are_those_of_its_image(store, paths):
+    await store.write(request(), paths(A))
+    assert "rootfs/etc/banger/services.json" not in drive(paths(A).identity)
+    asked = replace(request(), services=(Service("web", 80),))
+    await store.write(asked, paths(A))
+    said = drive(paths(A).identity)["rootfs/etc/banger/services.json"]
+    assert json.loads(said) == [{"name": "web", "port": 80}]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -37,8 +38,16 @@ async def test_a_hang_lasts_until_it_is_cancelled():
             await faults.point("x")
 
 
+async def test_a_slow_point_goes_on_after_a_while(monkeypatch):
+    monkeypatch.setattr(faults, "SLOW_S", 0.05)
+    faults.load("x=slow")
+    began = time.monotonic()
+    await faults.point("x")
+    assert time.monotonic() - began >= 0.04
+
+
 def test_an_unknown_action_is_refused():
-    with pytest.raises(ValueError, match="kill, error or hang"):
+    with pytest.raises(ValueError, match="kill, error, hang or slow"):
         faults.load("x=explode")
 
 

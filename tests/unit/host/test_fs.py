@@ -125,6 +125,60 @@ def test_a_clone_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["source"]
 
 
+def refuse_reflinks(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EOPNOTSUPP, "no")
+
+    monkeypatch.setattr(fs.fcntl, "ioctl", refuse)
+
+
+def test_a_file_that_nobody_changes_is_shared_and_read_only(tmp_path):
+    source = sparse(tmp_path / "source", 0)
+    source.chmod(0o444)
+    assert fs.share_file(source, tmp_path / "target") in {"reflink", "link"}
+    assert (tmp_path / "target").read_bytes() == source.read_bytes()
+    assert stat.S_IMODE((tmp_path / "target").stat().st_mode) == 0o444
+
+
+def test_where_blocks_cannot_be_shared_the_file_is(tmp_path, monkeypatch):
+    refuse_reflinks(monkeypatch)
+    source = sparse(tmp_path / "source", 0)
+    assert fs.share_file(source, tmp_path / "target") == "link"
+    assert (tmp_path / "target").samefile(source)
+    with pytest.raises(FileExistsError):
+        fs.share_file(source, tmp_path / "target")
+
+
+def test_where_nothing_can_be_shared_it_is_copied(tmp_path):
+    source = sparse(tmp_path / "source", 0)
+    target = OTHER_FILE_SYSTEM / f"banger-test-share-{os.getpid()}"
+    try:
+        assert fs.share_file(source, target) == "sparse"
+        assert target.read_bytes() == source.read_bytes()
+    finally:
+        target.unlink()
+
+
+def test_a_copy_and_a_digest_can_be_ended_between_their_pieces(tmp_path, monkeypatch):
+    refuse_reflinks(monkeypatch)
+    monkeypatch.setattr(fs, "_PIECE_BYTES", 4096)
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(MIB))
+    calls = []
+
+    def between():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError):
+        fs.clone_file(source, tmp_path / "target", between=between)
+    assert os.listdir(tmp_path) == ["source"]
+    calls.clear()
+    with pytest.raises(KeyError):
+        fs.sparse_digest(source, between=between)
+
+
 def test_a_digest_does_not_depend_on_holes(tmp_path):
     one = sparse(tmp_path / "one", 70000)
     two = tmp_path / "two"

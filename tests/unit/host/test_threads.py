@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from banger.host.threads import in_thread
+from banger.host.threads import StoppedError, in_thread, stoppable
 
 
 class Slow:
@@ -53,3 +53,36 @@ async def test_a_cancelled_caller_waits_for_the_thread(error, cancellations):
         await task
     assert slow.ended.is_set()
     assert raised.value.__cause__ is error
+
+
+class Pieces:
+    """A function that works piece by piece until it is told to stop, or `done` is set."""
+
+    def __init__(self):
+        self.begun, self.done, self.error = threading.Event(), threading.Event(), None
+
+    def __call__(self, result, *, between):
+        while not self.done.wait(0.005):
+            self.begun.set()
+            try:
+                between()
+            except StoppedError as error:
+                self.error = error
+                raise
+        return result
+
+
+async def test_a_cancelled_caller_stops_the_thread_at_its_next_piece():
+    pieces = Pieces()
+    task = asyncio.create_task(stoppable(pieces, 1))
+    assert await asyncio.to_thread(pieces.begun.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+    assert pieces.error is not None
+
+
+async def test_a_thread_that_is_not_stopped_gives_its_result():
+    pieces = Pieces()
+    pieces.done.set()
+    assert await stoppable(pieces, 7) == 7

@@ -1,7 +1,6 @@
 """The catalog: names, ids, what is up to date, what is swept. Builds are replaced by a function that writes five small files."""
 
 import asyncio
-import hashlib
 from dataclasses import replace
 
 import msgspec
@@ -10,10 +9,11 @@ import pytest
 from banger.host import fs
 from banger.host.locks import FileLock
 from banger.images import build as build_module
-from banger.images import catalog as catalog_module
-from banger.images.build import FILES, image_id, inputs_digest
+from banger.images import workshop as workshop_module
+from banger.images.build import FILES, inputs_digest
 from banger.images.catalog import ImageCatalog
 from banger.images.recipe import load_recipe
+from banger.images.seal import image_id
 from banger.model.errors import HostLacksError, InvalidInputError, NotFoundError, RefusedError
 from banger.model.manifest import FileEntry, ImageManifest
 
@@ -35,10 +35,11 @@ class Builds:
         for name in FILES:
             (build.work / name).write_bytes(self.content)
         (build.work / "scratch").unlink()
-        entry = FileEntry(len(self.content), hashlib.sha256(self.content).hexdigest())
+        entry = FileEntry(len(self.content), fs.sparse_digest(build.work / FILES[0]))
         manifest = ImageManifest(
             "", build.name, "debian", "bookworm", "amd64", f"2026-01-01T00:00:{self.count:02}.000Z",
             inputs_digest(build.loaded, build.mirror), 8 << 30, "6.1", "rw", dict.fromkeys(FILES, entry),
+            recipe=build.ref, kernel_digest=entry.digest,
         )  # fmt: skip
         manifest = replace(manifest, id=image_id(manifest))
         (build.work / "manifest.json").write_bytes(msgspec.json.encode(manifest))
@@ -53,7 +54,7 @@ def builds(monkeypatch):
     async def remove(path):
         fs.remove_tree(path)
 
-    monkeypatch.setattr(catalog_module, "remove_mapped", remove)
+    monkeypatch.setattr(workshop_module, "remove_mapped", remove)
     return made
 
 
@@ -120,6 +121,34 @@ async def test_a_damaged_image_is_built_again(catalog, builds):
     (catalog._dir / first.id / "vmlinux").unlink()
     await make(catalog)
     assert builds.count == 2
+
+
+async def test_a_forced_build_mends_what_somebody_replaced_and_leaves_the_rest(catalog, builds):
+    first = await make(catalog)
+    directory = catalog._dir / first.id
+    (directory / "vmlinux").write_bytes(b"two")
+    (directory / "initramfs.img").unlink()
+    kept = (directory / "rootfs.img").stat().st_ino
+    assert (await make(catalog, force=True)).id == first.id
+    assert {(directory / name).read_bytes() for name in FILES} == {b"one"}
+    assert (directory / "rootfs.img").stat().st_ino == kept
+    assert entries(catalog) == [first.id]
+
+
+async def test_an_image_knows_the_command_that_mends_it(catalog, builds, tmp_path):
+    assert (await make(catalog)).remedy == "banger image build debian --force"
+    assert (await make(catalog, "mine")).remedy == "banger image build debian --name mine --force"
+    older = replace(await make(catalog), recipe="")
+    assert older.remedy == "banger image build debian --force"
+    path = replace(older, recipe="/my recipes/x.toml", name="x")
+    assert path.remedy == "banger image build '/my recipes/x.toml' --name x --force"
+    assert "image register --name x --replace" in replace(path, inputs_digest="").remedy
+
+
+async def test_what_follows_from_the_files_is_no_part_of_the_id(catalog, builds):
+    made = await make(catalog)
+    assert image_id(replace(made, recipe="other", kernel_digest="", pvh=False)) == made.id
+    assert image_id(replace(made, cmdline="ro")) != made.id
 
 
 async def test_equal_bytes_keep_the_id_and_other_bytes_take_the_name(catalog, builds):

@@ -1,14 +1,13 @@
 """rtnetlink messages by hand: what they look like, and that answers are read with care."""
 
 import errno
-import os
 import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from banger.host import netlink
+from banger.host import netlink, probe
 from banger.host.netlink import NetlinkError, Route, attribute, attributes, nested
 
 
@@ -44,7 +43,7 @@ def test_a_link_is_found_or_its_absence_said():
     assert caught.value.errno == errno.ENODEV
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="changing links needs root")
+@pytest.mark.skipif(not probe.root(), reason=f"changing links needs root: {probe.root().why}")
 def test_what_is_gone_already_is_deleted_with_success():
     with Route.here() as route:
         assert route.delete_link("no-such-link") is False

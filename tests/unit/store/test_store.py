@@ -1,6 +1,8 @@
 """The store keeps VMs, operations and the ledger through restarts, damage and upgrades."""
 
+import contextlib
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,7 @@ from banger.model.process import ProcessIdentity
 from banger.model.record import ErrorRecord, OperationRecord, RunRecord, StageRecord, VmRecord
 from banger.model.spec import Forward, VmSpec
 from banger.model.state import OperationState, VmState
-from banger.store.database import migrate, migrations, open_database
+from banger.store.database import describe_schema, migrate, migrations, open_database
 from banger.store.store import KEEP_OPERATIONS, Store
 
 
@@ -122,17 +124,39 @@ def test_the_ledger_knows_intended_from_done(store):
     assert [row.effect for row in store.ledger()] == ["vmm"]
 
 
+SCHEMA = Path(__file__).parents[3] / "docs" / "reference" / "schema.sql"
+
+
+def test_the_checked_in_schema_is_current(store):
+    assert SCHEMA.read_text() == describe_schema(store._db), "run: make reference"
+
+
+def test_the_file_is_in_wal_mode_and_every_table_is_strict(store, tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "banger.db")) as other:
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        tables = {
+            (name, strict)
+            for _, name, kind, _, _, strict in other.execute("PRAGMA table_list")
+            if kind == "table" and not name.startswith("sqlite_")
+        }
+    assert {name for name, _ in tables} >= {"vms", "leases", "operations", "stages", "ledger"}
+    assert {strict for _, strict in tables} == {1}
+    with pytest.raises(sqlite3.IntegrityError):
+        store._db.execute("INSERT INTO leases VALUES ('a', 'no number', '')")
+
+
 @pytest.mark.parametrize("old", range(len(migrations())))
-def test_every_older_schema_is_upgraded(tmp_path, old):
+def test_every_older_schema_is_upgraded_to_the_present_one(tmp_path, old):
     path = tmp_path / "banger.db"
     connection = sqlite3.connect(path, isolation_level=None)
     migrate(connection, path, upto=old)
     assert connection.execute("PRAGMA user_version").fetchone() == (old,)
     connection.close()
     store = Store(path)
-    store.insert_vm(vm(), lease())
     assert store.kept_aside is None
-    assert len(store.vms()) == 1
+    assert describe_schema(store._db) == SCHEMA.read_text()
+    store.insert_vm(vm(), lease())
+    assert store.vms() == [vm()]
     store.close()
 
 

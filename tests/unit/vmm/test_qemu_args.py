@@ -50,6 +50,13 @@ def after(words, option):
     return [words[n + 1] for n, word in enumerate(words) if word == option]
 
 
+def test_a_kernel_that_cannot_be_entered_by_pvh_boots_as_the_bzimage_it_came_in():
+    came = replace(BOOT, bzimage=IMAGE / "vmlinuz")
+    without = replace(came, manifest=replace(BOOT.manifest, pvh=False))
+    for boot, kernel in ((came, "vmlinux"), (without, "vmlinuz")):
+        assert after(argv(replace(REQUEST, boot=boot)), "-kernel") == [f"/s/images/i/{kernel}"]
+
+
 def test_the_whole_command_line_under_emulation():
     assert lines(argv()) == snapshot("""\
 qemu

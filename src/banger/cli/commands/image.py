@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,10 @@ from banger.cli.session import Session, pass_session
 from banger.model.errors import BangerError
 from banger.model.units import format_size
 
+if TYPE_CHECKING:
+    from banger.api.schema import Operation
+
+_FILE = click.Path()
 NO_IMAGES = "no images yet; build one: banger image build"
 
 
@@ -26,6 +31,7 @@ _TABLE: dict[str, Entry] = {
     "list": Entry(f"{_C}:list_images", "List images."),
     "show": Entry(f"{_C}:show", "Show one image."),
     "build": Entry(f"{_C}:build", "Build an image."),
+    "register": Entry(f"{_C}:register", "Make an image out of files that you have."),
     "delete": Entry(f"{_C}:delete", "Delete images that no VM uses."),
     "ls": Entry(f"{_C}:list_images", "Alias of: list.", alias=True),
     "rm": Entry(f"{_C}:delete", "Alias of: delete.", alias=True),
@@ -108,11 +114,16 @@ def build(
 ) -> None:
     """Build an image from RECIPE: a name that banger knows (debian), or the path of a recipe file."""
     from banger.api import schema  # noqa: PLC0415  the other commands of this group do without
+
+    wish = schema.ImageBuild(recipe=_recipe(recipe), name=name, force=force)
+    _finish(session, session.client.build_image(wish), output, no_wait=no_wait)
+
+
+def _finish(session: Session, operation: Operation, output: str, *, no_wait: bool) -> None:
+    """Follow ``operation`` and print its image, or print what it is called."""
     from banger.cli.commands.vm_make import print_operation  # noqa: PLC0415  as above
     from banger.cli.output import progress  # noqa: PLC0415  as above
 
-    wish = schema.ImageBuild(recipe=_recipe(recipe), name=name, force=force)
-    operation = session.client.build_image(wish)
     if no_wait:
         print_operation(operation, output)
         return
@@ -123,6 +134,59 @@ def build(
 def _recipe(recipe: str) -> str:
     """A path made absolute, as the daemon is elsewhere; a name as it is."""
     return os.path.abspath(recipe) if "/" in recipe or recipe.endswith(".toml") else recipe  # noqa: PTH100  no symlinks resolved
+
+
+@click.command()
+@click.option("--name", type=params.Name("image"), required=True, help="Name of the image.")
+@click.option(
+    "--from", "base", type=params.IMAGE, help="An image that gives what is not given here."
+)
+@click.option("--rootfs", type=_FILE, help="Root file system: a raw ext4 with banger's agent.")
+@click.option("--kernel", type=_FILE, help="Kernel: a bzImage (vmlinuz) or an ELF with a PVH note.")
+@click.option("--initramfs", type=_FILE, help="Initramfs of your own, for --kernel.")
+@click.option(
+    "--modules",
+    type=_FILE,
+    help="Modules of --kernel, for banger's own initramfs: lib/modules/RELEASE, a root or a tar; "
+    "or none, if all that a boot needs is built in.",
+)
+@click.option("--cmdline", help="The image's part of the kernel command line.  [default: rw]")
+@click.option(
+    "--work-seed", type=_FILE, help="What work disks begin as: a raw ext4.  [default: /root]"
+)
+@click.option(
+    "--service",
+    "services",
+    type=params.SERVICE,
+    multiple=True,
+    help="A TCP service that must answer in the guest; repeatable.  [default: the rootfs's]",
+)
+@click.option("--replace", is_flag=True, help="Take the name from an image that has it.")
+@click.option("--no-wait", is_flag=True, help="Print the operation's id and return at once.")
+@data.format_option
+@pass_session
+def register(session: Session, /, *, no_wait: bool, output: str, **given: Any) -> None:  # noqa: ANN401  the options above
+    """Make an image out of files that you have; they are copied.
+
+    \b
+    banger image register --name mine --from debian --kernel bzImage --modules lib/modules/6.12.1
+
+    The root file system must be one that banger built, as it is or changed: banger's agent and what it needs are not put into a
+    foreign one. An initramfs of your own has to do what banger's does: mount /dev/vda, /dev/vdb on its /root, apply the tar in
+    /dev/vdc, print "banger: booted" to the console and start init (see docs/explanation/boot.md).
+    """  # noqa: D301  \b keeps click from filling the line
+    from banger.api import schema  # noqa: PLC0415  the other commands of this group do without
+
+    given["services"] = list(given["services"]) or None
+    for key in ("rootfs", "kernel", "initramfs", "modules", "work_seed"):
+        given[key] = _absolute(given[key])
+    operation = session.client.register_image(schema.ImageRegister(**given))
+    _finish(session, operation, output, no_wait=no_wait)
+
+
+def _absolute(path: str | None) -> str | None:
+    """A path as the daemon, which is elsewhere, must be told; `none` is a word."""
+    return path if path in {None, "none"} else os.path.abspath(path)  # noqa: PTH100  no symlinks resolved
 
 
 @click.command()

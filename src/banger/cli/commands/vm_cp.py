@@ -16,6 +16,7 @@ from banger.cli.session import Session, pass_session
 from banger.client import archive
 from banger.client.refs import check_ref
 from banger.client.sdk import Client
+from banger.host import tars
 from banger.model.compat import override
 from banger.model.errors import BangerError, InvalidInputError, NotFoundError
 
@@ -96,9 +97,9 @@ def cp(session: Session, *, source: str, target: str) -> None:
 def _download(client: Client, source: GuestPath, target: str) -> None:
     place = Path(target)
     with client.get_files(source.ref, source.path) as reader:
-        stream = archive.open_stream(cast("IO[bytes]", reader))
+        stream = tars.open_stream(cast("IO[bytes]", reader))
         with stream:
-            first = archive.peek(stream)
+            first = tars.peek(stream)
             if first is None:
                 raise BangerError(
                     f"{source.path} came back empty from {source.ref}",
@@ -140,7 +141,7 @@ def guest_kind(client: Client, ref: str, path: str) -> Kind | None:
     """What ``path`` is in the guest; None if there is nothing. Reads only the first header of its archive."""
     try:
         with client.get_files(ref, path) as reader:
-            first = archive.peek(archive.open_stream(cast("IO[bytes]", reader)))
+            first = tars.peek(tars.open_stream(cast("IO[bytes]", reader)))
     except NotFoundError:
         return None
     return "directory" if first is not None and first.isdir() else "other"

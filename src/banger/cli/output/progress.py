@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from banger.cli.output.text import clean
+from banger.cli.output.text import draws, stage_line
 from banger.client import follow
 from banger.model import clock
-from banger.model.units import format_duration
 
 if TYPE_CHECKING:
     from banger.api.schema import Operation, Stage
     from banger.client.sdk import Client
-
-NAME_WIDTH = 10
-DURATION_WIDTH = 10
 
 
 class DetachedError(click.exceptions.Exit):
@@ -28,10 +22,9 @@ class DetachedError(click.exceptions.Exit):
 
 
 def line(stage: Stage) -> str:
-    """``disks      …     12 ms  qcow2, reflink``."""
-    took = "" if stage.duration_ms is None else format_duration(stage.duration_ms)
+    """`stage_line` of an operation's stage."""
     end = stage.detail if stage.state == "succeeded" else f"{stage.state}  {stage.detail}"
-    return clean(f"{stage.name:<{NAME_WIDTH}} … {took:>{DURATION_WIDTH}}  {end}").rstrip()
+    return stage_line(stage.name, stage.duration_ms, end)
 
 
 class _View(Protocol):
@@ -51,7 +44,7 @@ class _Plain:
 
 @contextmanager
 def _view() -> Iterator[_View]:
-    if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") in {"dumb", ""}:
+    if not draws():
         yield _Plain()
         return
     from banger.cli.output.live import Live  # noqa: PLC0415  rich is for terminals

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 
+from banger.model.units import format_duration
+
+NAME_WIDTH = 10
+DURATION_WIDTH = 10
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ESCAPES = re.compile(
     rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)|[PX^_][^\x1b]{0,4096}\x1b\\|[ -/]*[0-~])"
@@ -29,3 +35,14 @@ def yes_no(value: object) -> str:
 def dash(value: object) -> str:
     """``value``, or ``-`` for one that is missing."""
     return "-" if value is None or value == "" else clean(str(value))
+
+
+def draws() -> bool:
+    """Whether stderr is a terminal on which a line can be drawn anew."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in {"dumb", ""}
+
+
+def stage_line(name: str, took_ms: float | None, end: str) -> str:
+    """``disks      …     12 ms  qcow2, reflink``."""
+    took = "" if took_ms is None else format_duration(took_ms)
+    return clean(f"{name:<{NAME_WIDTH}} … {took:>{DURATION_WIDTH}}  {end}").rstrip()

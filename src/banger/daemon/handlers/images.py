@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 from litestar import Controller, delete, get, post
@@ -13,8 +14,36 @@ from banger.api import schema
 from banger.daemon.problems import problems
 from banger.daemon.service import Service
 from banger.engine import views
+from banger.model.manifest import Service as GuestService
+from banger.model.registration import Registration
 
+BUILT_IN = "none"
 Ref = Annotated[str, Parameter(description="name, id or unique id prefix", max_length=200)]
+
+
+def registration(wish: schema.ImageRegister) -> Registration:
+    """The wish with its paths and rules checked; InvalidInputError."""
+
+    def path(given: str | None) -> Path | None:
+        return None if given is None else Path(given)
+
+    built_in = wish.modules == BUILT_IN
+    services = wish.services
+    return Registration(
+        name=wish.name,
+        base=wish.base,
+        rootfs=path(wish.rootfs),
+        kernel=path(wish.kernel),
+        initramfs=path(wish.initramfs),
+        modules=None if built_in else path(wish.modules),
+        built_in=built_in,
+        work_seed=path(wish.work_seed),
+        cmdline=wish.cmdline,
+        services=None
+        if services is None
+        else tuple(GuestService(item.name, item.port) for item in services),
+        replace=wish.replace,
+    )
 
 
 class ImageController(Controller):
@@ -43,6 +72,21 @@ class ImageController(Controller):
         service.context.images.check_recipe(wish.recipe, name=wish.name)
         run = service.image_work.build(wish.recipe, name=wish.name, force=wish.force)
         return views.operation(run.record)
+
+    @post(
+        "/register",
+        status_code=202,
+        summary="Register an image",
+        operation_id="imageRegister",
+        responses=problems(400, 404, 409, 503),
+    )
+    async def register(
+        self, service: NamedDependency[Service], data: JSONBody[schema.ImageRegister]
+    ) -> schema.Operation:
+        """Begin image.register: an image out of files on the daemon's host, which are copied."""
+        wish = registration(data)
+        await service.context.images.check_registration(wish)
+        return views.operation(service.image_work.register(wish).record)
 
     @get(
         "/{ref:str}",

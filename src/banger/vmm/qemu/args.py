@@ -59,7 +59,7 @@ def build(
         "-machine", "microvm,pit=on,pic=on,rtc=on,acpi=on",
         *_accel(accel),
         "-smp", str(spec.vcpus), "-m", str(spec.memory_mib),
-        "-kernel", str(boot.kernel), "-initrd", str(boot.initramfs),
+        "-kernel", str(boot.pvh_kernel), "-initrd", str(boot.initramfs),
         "-append", cmdline(boot.cmdline, accel, khz),
         "-chardev", f"socket,id=qmp,fd={fds.qmp},server=on,wait=off", "-mon", "chardev=qmp,mode=control",
         "-chardev", console(paths), "-serial", "chardev:console",

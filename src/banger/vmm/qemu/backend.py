@@ -153,8 +153,8 @@ def _check_readable(request: LaunchRequest) -> None:
     boot, paths = request.boot, request.paths
     for files, hint in (
         (
-            (boot.kernel, boot.initramfs, boot.rootfs),
-            f"banger image build {boot.manifest.name} --force",
+            (boot.pvh_kernel, boot.initramfs, boot.rootfs),
+            boot.manifest.remedy,
         ),
         (
             (request.root.path, paths.work, paths.identity),

@@ -1,0 +1,111 @@
+"""Where images are made: one at a time, in ``images/.build-<random>``, which becomes the image by one rename at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from banger.host import fs
+from banger.host.locks import FileLock
+from banger.host.threads import in_thread
+from banger.host.undo import UndoStack
+from banger.images.sandbox import remove_mapped
+from banger.images.seal import MANIFEST
+from banger.model.errors import HostLacksError, RefusedError
+from banger.model.ids import is_id
+from banger.model.manifest import ImageManifest
+from banger.model.units import format_size
+
+_PREFIX = ".build-"
+_UNDO_S = 330.0
+
+
+class Workshop:
+    """The workshop of the images in ``directory``."""
+
+    def __init__(self, directory: Path) -> None:
+        self._dir = directory
+
+    async def make(
+        self,
+        needed_bytes: int,
+        fill: Callable[[Path], Awaitable[ImageManifest]],
+        placed: Callable[[ImageManifest], None],
+    ) -> ImageManifest:
+        """The image that ``fill`` makes in the empty directory it is given; if it fails or is cancelled, nothing is left.
+
+        ``placed`` is called when it is there, before another one can be made. RefusedError while another one is made; HostLacksError if fewer than ``needed_bytes`` are free.
+        """
+        fs.make_private_dir(self._dir)
+        lock = FileLock(self._dir / ".lock")
+        if not lock.acquire():
+            raise RefusedError("another image build is running", hint="banger op list")
+        try:
+            await self._sweep()
+            self._check_space(needed_bytes)
+            work = self._dir / f"{_PREFIX}{secrets.token_hex(4)}"
+            async with UndoStack() as undo:
+                work.mkdir(mode=0o700)
+                undo.push(
+                    "remove the unfinished image", lambda: remove_mapped(work), deadline_s=_UNDO_S
+                )
+                manifest = await fill(work)
+                await self._place(work, manifest)
+                undo.release()
+            placed(manifest)
+            return manifest
+        finally:
+            lock.release()
+
+    def _check_space(self, needed_bytes: int) -> None:
+        free = fs.free_bytes(self._dir)
+        if free < needed_bytes:
+            raise HostLacksError(
+                f"no space to build an image in {self._dir}",
+                detail=f"{format_size(free)} are free, {format_size(needed_bytes)} are needed",
+                hint=f"free some, or set BANGER_STATE_DIR to another disk; see: df -h {self._dir}",
+            )
+
+    async def _place(self, work: Path, manifest: ImageManifest) -> None:
+        target = self._dir / manifest.id
+        if not _rename(work, target):
+            await in_thread(_mend, work, target, manifest)
+            await remove_mapped(work)
+
+    async def sweep(self) -> None:
+        """Remove what interrupted builds and deletions left, unless a build is running now; idempotent."""
+        lock = FileLock(self._dir / ".lock")
+        if not self._dir.is_dir() or not lock.acquire():
+            return
+        try:
+            await self._sweep()
+        finally:
+            lock.release()
+
+    async def _sweep(self) -> None:
+        """As `sweep`; the caller holds the lock."""
+        for path in self._dir.glob(f"{_PREFIX}*"):
+            await remove_mapped(path)
+        for path in self._dir.iterdir():
+            if is_id(path.name) and not (path / MANIFEST).exists():
+                await asyncio.to_thread(fs.remove_tree, path)
+
+
+def _rename(work: Path, target: Path) -> bool:
+    """Make ``work`` the image ``target``; False if the very same image is there already."""
+    if target.exists():
+        return False
+    work.chmod(0o755)
+    work.rename(target)
+    return True
+
+
+def _mend(work: Path, target: Path, manifest: ImageManifest) -> None:
+    """Replace what is damaged in ``target``; what is whole stays, as VMs may run over it. Only the manifest is always newer."""
+    for name, entry in manifest.files.items():
+        file = target / name
+        if not (file.is_file() and fs.sparse_digest(file) == entry.digest):
+            (work / name).replace(file)
+    (work / MANIFEST).replace(target / MANIFEST)

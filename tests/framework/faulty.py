@@ -1,0 +1,93 @@
+"""A daemon that a test starts with faults in it, talks to through the SDK, and finds dead; for the tests that kill things."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+
+from banger.api import schema
+from banger.client.sdk import Client
+from banger.model.errors import BangerError
+from tests.framework.installation import Installation, wait_until
+
+FINAL = {"succeeded", "failed", "cancelled"}
+
+
+class Faulty(Installation):
+    """An installation whose daemon the test itself starts and ends."""
+
+    process = None
+
+    @contextlib.contextmanager
+    def daemon(self, faults=""):
+        """A client of a daemon with ``faults``; the daemon is ended afterwards if it still lives. Its VMs run on."""
+        reader, writer = os.pipe()
+        with (self.state / "bangerd.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "banger.daemon.main", "--ready-fd", str(writer)],
+                env={**self.env, "BANGER_FAULTS": faults}, pass_fds=[writer],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        os.close(writer)
+        try:
+            assert os.read(reader, 1) == b"1", self.logs()
+            with Client(self.runtime / "bangerd.sock", timeout_s=60) as client:
+                yield client
+        finally:
+            os.close(reader)
+            if self.process.poll() is None:
+                self.process.terminate()
+            self.process.wait(30)
+
+    def dies(self, timeout_s=60):
+        """Wait until the daemon has killed itself."""
+        assert self.process.wait(timeout_s) == -signal.SIGKILL
+
+    def is_killed_in(self, point, work):
+        """Do ``work(client)`` with a daemon that kills itself at ``point``, and see that it did."""
+        with self.daemon(f"{point}=kill") as client:
+            with contextlib.suppress(BangerError):  # it may die before it has answered
+                work(client)
+            self.dies()
+
+    def qemus(self):
+        """Pids of this installation's VMMs."""
+        return [pid for pid, text in self.processes().items() if re.match(r"\S*qemu-system", text)]
+
+    def make(self, client, name, *, start=True):
+        """Create a VM as small as they come; its operation's end."""
+        wish = schema.VmCreate(name=name, memory_mib=512, work_bytes=1 << 30, start=start)
+        return ended(client, client.create_vm(wish))
+
+
+def ended(client, operation, timeout_s=90):
+    """The operation at its end, whichever that is."""
+    return wait_until(
+        lambda: (now := client.operation(operation.id)).state in FINAL and now, timeout_s
+    )
+
+
+NETWORK = ("banger.network.holder", "slirp4netns", "pasta")
+
+
+def check_truth(banger, client, *, fresh=False):
+    """Record and host agree: no operation is open, every VM is what it is said to be, and nothing exists that belongs to none.
+
+    The network lingers for a while after its last VM; a daemon that has just started (``fresh``) does not keep what nobody uses.
+    """
+    assert {op.state for op in client.operations(limit=1000)} <= FINAL
+    vms = client.vms()
+    assert {vm.state for vm in vms} <= {"running", "paused", "stopped", "failed"}
+    running = {vm.status.pid for vm in vms if vm.state in {"running", "paused"}}
+    assert None not in running
+    assert set(banger.qemus()) == running
+    assert {path.name for path in banger.state.glob("vms/*")} == {vm.id for vm in vms}
+    alive = {vm.id for vm in vms if vm.status.pid}
+    assert {path.name for path in banger.runtime.glob("vms/*")} == alive
+    mine = {banger.process.pid, *running}
+    others = {pid: text for pid, text in banger.processes().items() if pid not in mine}
+    if running or not fresh:
+        others = {p: text for p, text in others.items() if not any(n in text for n in NETWORK)}
+    assert others == {}
