@@ -30,11 +30,12 @@ runtime-bundle: ## fetch firecracker and jailer into build/runtime (FROM=file or
 lock: ## renew the pinned requirements (needs uv)
 	@bash scripts/lock.sh
 
-reference: ## renew docs/reference/openapi.json, cli.md and schema.sql
+reference: ## renew what docs/reference has from code
 	@bash scripts/bootstrap.sh run
 	$(PY) scripts/openapi.py > docs/reference/openapi.json
 	$(PY) scripts/cli_reference.py > docs/reference/cli.md
 	$(PY) scripts/schema.py > docs/reference/schema.sql
+	$(PY) scripts/firecracker_reference.py > docs/reference/firecracker.md
 
 install-user-units: ## let systemd start bangerd when a command needs it
 	@bash scripts/bootstrap.sh run

@@ -6,6 +6,7 @@ from banger_agent.mux import Closed
 MAX_HEAD = 16 * 1024
 MAX_BODY = 1024 * 1024
 MAX_CHUNK_LINE = 64
+FAILED = b"Banger-Failed"  # the trailer of a body that is not whole
 REASONS = {
     101: "Switching Protocols", 200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
     405: "Method Not Allowed", 409: "Conflict", 411: "Length Required", 413: "Content Too Large",
@@ -36,12 +37,13 @@ class Gone(Exception):
 class Request:
     """Method, path, query (dict of str) and headers (dict, lower-case names) of one request; its body is read on demand.
 
-    ``answered`` says that an answer has begun: an error can then only be told by cutting it short.
+    ``answered`` says that an answer has begun: an error can then only be told at the end of its ``body``, or by cutting it short.
     """
 
     def __init__(self, stream):
         self.stream = stream
         self.answered = False
+        self.body = None
         self._rest = b""
         lines = self._read_head().split(b"\r\n")
         words = lines[0].split(b" ")
@@ -219,10 +221,11 @@ def refuse(stream, error):
 
 
 class ChunkedWriter:
-    """A file-like object whose writes become chunks of an answer; `finish` says that it is whole."""
+    """A file-like object whose writes become chunks of an answer; `finish` says that it is whole, `fail` that it is not."""
 
     def __init__(self, request, headers):
         self._stream = request.stream
+        request.body = self
         request.answer(200, {"Transfer-Encoding": "chunked", **headers})
 
     def write(self, data):
@@ -234,3 +237,8 @@ class ChunkedWriter:
     def finish(self):
         """Send the last chunk."""
         self._stream.sendall(b"0\r\n\r\n")
+
+    def fail(self, why):
+        """Send the last chunk with a trailer that says what went wrong: unlike the mux, vsock has no other place for it."""
+        line = "".join(c if " " <= c <= "~" else "?" for c in why)
+        self._stream.sendall(b"0\r\n%s: %s\r\n\r\n" % (FAILED, line.encode()))

@@ -49,7 +49,7 @@ class Agent:
             stream.close(why)
 
     def _answer(self, stream):
-        """One HTTP request. An error after the answer has begun is raised, and so cuts it short."""
+        """One HTTP request. An error after the answer has begun is told at its end, or raised, which cuts it short."""
         request = None
         try:
             request = Request(stream)
@@ -58,6 +58,9 @@ class Agent:
         except (Closed, Gone):
             raise
         except Exception as error:
+            if request is not None and request.body is not None:
+                request.body.fail(_words(error))
+                return
             if request is not None and request.answered:
                 raise
             if not isinstance(error, BadRequest):

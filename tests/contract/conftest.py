@@ -12,7 +12,7 @@ def agent(tmp_path):
 
 @pytest.fixture
 async def guest(agent):
-    guest = connect_guest(agent[0])
+    guest = connect_guest(agent[0], "serial")
     await guest.wait_connected(10)
     yield guest
     await guest.close()

@@ -1,4 +1,6 @@
-"""What every VMM promises (`engine.ports.Vmm`): one suite for the fake and for a real QEMU that boots toy kernels."""
+"""What every VMM promises (`engine.ports.Vmm`): one suite for the fake, for a real QEMU and for the Firecracker backend with a stand-in,
+both of which boot toy kernels.
+"""
 
 import asyncio
 import contextlib
@@ -9,15 +11,20 @@ import pytest
 
 from banger.host import probe, proc
 from banger.model.errors import BangerError, GuestNotReadyError, HostLacksError, RefusedError
-from banger.vmm.qemu import backend, process
+from banger.vmm.firecracker import process as firecracker_process
+from banger.vmm.qemu import backend as qemu_backend
+from banger.vmm.qemu import process as qemu_process
 from banger.vmm.qemu.backend import QemuVmm
 from tests.framework.fakes.vmm import FakeVmm
+from tests.framework.played import played_vmm
 from tests.framework.toy import toy_request
 
 DEADLINE_S = 20
 
 
 class FakeKind:
+    socket, accel = "agent_socket", "tcg"
+
     def __init__(self):
         self.machines = {}
 
@@ -31,9 +38,8 @@ class FakeKind:
         running.hang(hung=hung)
 
 
-class QemuKind:
-    def vmm(self):
-        return QemuVmm(accel="tcg")
+class RealKind:
+    """A VMM that is a process."""
 
     def crash(self, running):
         proc.send_signal(running.identity, signal.SIGKILL)
@@ -42,16 +48,36 @@ class QemuKind:
         proc.send_signal(running.identity, signal.SIGSTOP if hung else signal.SIGCONT)
 
 
-@pytest.fixture(params=["fake", pytest.param("qemu", marks=pytest.mark.vm)])
-def kind(request, monkeypatch):
+class QemuKind(RealKind):
+    socket, accel = "agent_socket", "tcg"
+
+    def vmm(self):
+        return QemuVmm(accel="tcg")
+
+
+class FirecrackerKind(RealKind):
+    socket, accel = "vsock_socket", "kvm"
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def vmm(self):
+        return played_vmm(self.directory)
+
+
+@pytest.fixture(
+    params=["fake", *(pytest.param(k, marks=pytest.mark.vm) for k in ("qemu", "firecracker"))]
+)
+def kind(request, monkeypatch, tmp_path_factory):
     if request.param == "fake":
         return FakeKind()
     answer = probe.qemu()
     if not answer:
         pytest.skip(answer.why)
-    monkeypatch.setattr(process, "CALL_S", 0.7)
-    monkeypatch.setattr(backend, "ADOPT_S", 0.7)
-    return QemuKind()
+    monkeypatch.setattr(qemu_process, "CALL_S", 0.7)
+    monkeypatch.setattr(qemu_backend, "ADOPT_S", 0.7)
+    monkeypatch.setattr(firecracker_process, "CALL_S", 0.7)
+    return QemuKind() if request.param == "qemu" else FirecrackerKind(tmp_path_factory.mktemp("fc"))
 
 
 @pytest.fixture
@@ -60,8 +86,9 @@ async def start(kind, tmp_path):
     begun = []
 
     async def launch(behaviour="idle", *, vmm=None):
-        request = toy_request(tmp_path / str(len(begun)), behaviour)
-        running = await (vmm or kind.vmm()).launch(request)
+        vmm = vmm or kind.vmm()
+        request = toy_request(tmp_path / str(len(begun)), behaviour, root=vmm.root_formats[0])
+        running = await vmm.launch(request)
         begun.append(running)
         return running, request
 
@@ -91,11 +118,11 @@ async def console_says(request, text):
             await asyncio.sleep(0.01)
 
 
-async def test_a_launched_vm_runs_and_says_what_it_is(start):
+async def test_a_launched_vm_runs_and_says_what_it_is(start, kind):
     running, request = await start()
     assert await running.status() == "running"
-    assert (running.vmm in {"qemu", "fake"}, running.accel) == (True, "tcg")
-    assert request.paths.agent_socket.exists()
+    assert (running.vmm, running.accel) == (kind.vmm().name, kind.accel)
+    assert getattr(request.paths, kind.socket).exists()
     await console_says(request, b"hello\n")
 
 
@@ -198,9 +225,9 @@ async def test_calls_after_the_end_are_errors_not_hangs(start):
 
 
 async def test_a_missing_kernel_is_named_and_nothing_is_left(kind, tmp_path):
-    request = toy_request(tmp_path)
-    request.boot.kernel.unlink()
     vmm = kind.vmm()
+    request = toy_request(tmp_path, root=vmm.root_formats[0])
+    request.boot.kernel.unlink()
     with pytest.raises(HostLacksError, match="vmlinux-idle") as raised:
         await vmm.launch(request)
     assert raised.value.hint
@@ -213,7 +240,7 @@ async def test_a_vm_that_runs_is_not_started_again_and_takes_no_harm(start, kind
     await console_says(request, b"waiting")
     with pytest.raises(RefusedError, match="toy"):
         await kind.vmm().launch(request)
-    assert request.paths.agent_socket.exists()
+    assert getattr(request.paths, kind.socket).exists()
     await running.power_down()
     assert (await in_time(running.wait())).reason == "guest-shutdown"
 

@@ -1,4 +1,4 @@
-"""The real guest agent as a process on this host, its mux on a Unix socket: the whole protocol without a VM."""
+"""The real guest agent as a process on this host, reached over Unix sockets: the whole protocol without a VM."""
 
 import contextlib
 import subprocess
@@ -11,11 +11,24 @@ from banger.model.machine import VmPaths
 SOURCE = Path(__file__).parents[2] / "src"
 
 
+def http_socket(paths):
+    """Where an agent started with ``vsock`` listens, as on a port of vsock."""
+    return paths.runtime / "http.sock"
+
+
 @contextlib.contextmanager
 def agent_process(
-    directory: Path, *, token: str = "secret", services: str = "[]", bulk_ports: int = 2
+    directory: Path,
+    *,
+    token: str = "secret",
+    services: str = "[]",
+    bulk_ports: int = 2,
+    vsock: bool = False,
 ):
-    """Start the agent; yields the VmPaths to connect with and the process."""
+    """Start the agent; yields the VmPaths to connect with and the process.
+
+    With ``vsock`` it serves what `VsockRelay` leads to it, beside the mux.
+    """
     paths = VmPaths(directory, directory)
     paths.agent_token.write_text(token)
     (directory / "services.json").write_text(services)
@@ -33,6 +46,8 @@ def agent_process(
         "--services",
         str(directory / "services.json"),
     ]
+    if vsock:
+        argv += ["--http-unix", str(http_socket(paths))]
     if bulk_ports:
         argv += ["--bulk-unix", ",".join(str(paths.bulk_socket(n)) for n in range(bulk_ports))]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE)

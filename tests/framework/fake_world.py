@@ -40,6 +40,7 @@ IMAGE = ImageManifest(
 
 class FakeRunningVmm:
     vmm, accel, agent = "qemu", "tcg", "serial"
+    confinement, warning = "confined", ""
 
     def __init__(self, world, paths, identity):
         self.world, self.paths, self.identity = world, paths, identity

@@ -26,9 +26,6 @@ _SERIAL = b"\x66\xba\xf8\x03"  # mov dx, 0x3f8
 _POWER_OFF = bytes.fromhex("c605 0002a0fe 34")  # mov byte [GED sleep control], S5 | enable
 _RESET = bytes.fromhex("c605 0202a0fe 42")  # mov byte [GED reset], 0x42
 _IDLE = bytes.fromhex("fa f4 ebfd")  # cli; again: hlt; jmp again
-_WAIT_BUTTON = bytes.fromhex(
-    "f390 a1 0000a0fe 85c0 74f5"
-)  # again: pause; mov eax, [GED event]; test eax, eax; jz again
 
 
 def _say(text):
@@ -39,12 +36,26 @@ def _for_ever(code):
     return code + b"\xe9" + struct.pack("<i", -len(code) - 5)
 
 
+def _on_button(pressed, key):
+    """Wait for the ACPI button, then do ``pressed``; or for a key, where there is a keyboard controller, then do ``key``."""
+    wait_key = bytes.fromhex(
+        "f390 e464 3cff 7408 a801 0f85"
+    )  # again: pause; in al, 0x64; cmp al, 0xff; je ged; test al, 1; jnz key
+    wait_ged = bytes.fromhex(
+        "a1 0000a0fe 85c0 74"
+    )  # ged: mov eax, [GED event]; test eax, eax; jz again
+    again = -(len(wait_key) + 4 + len(wait_ged) + 1)
+    after = wait_ged + struct.pack("<b", again) + pressed
+    return wait_key + struct.pack("<i", len(after)) + after + key
+
+
+LAST_WORD = "[    0.123456] reboot: System halted\n"
 BEHAVIOURS = {
     "idle": _say("hello\n") + _IDLE,
-    "off": _say("bye\n") + _POWER_OFF + _IDLE,
+    "off": _say("bye\n" + LAST_WORD) + _POWER_OFF + _IDLE,
     "reset": _say("again\n") + _RESET + _IDLE,
     "panic": _say("Kernel panic - not syncing: toy\n") + _RESET + _IDLE,
-    "obey": _say("waiting for the button\n") + _WAIT_BUTTON + _POWER_OFF + _IDLE,
+    "obey": _say("waiting for the button\n") + _on_button(_POWER_OFF + _IDLE, _RESET + _IDLE),
     "chatter": _for_ever(_say("la la la la la la la la la la la la\n")),
 }
 
@@ -109,27 +120,34 @@ def toy_spec(**changes):
     )
 
 
-def toy_request(directory, behaviour="idle", *, network=None):
+def toy_request(directory, behaviour="idle", *, network=None, root=DiskFormat.QCOW2):
     """A launch request with disks made; ``directory`` must be new."""
     paths = vm_paths(directory)
     boot = toy_image(Path(directory) / "image", behaviour)
     for path in (paths.work, paths.identity):
         path.write_bytes(bytes(1 << 20))
-    subprocess.run(
-        [
-            "qemu-img",
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-F",
-            "raw",
-            "-b",
-            str(boot.rootfs),
-            str(paths.overlay),
-        ],
-        check=True,
-    )
     network = network or NetworkAttachment("none", None)
-    root = RootDisk(paths.overlay, DiskFormat.QCOW2)
-    return LaunchRequest("a" * 12, "toy", toy_spec(), boot, paths, network, root)
+    return LaunchRequest(
+        "a" * 12, "toy", toy_spec(), boot, paths, network, toy_root(boot, paths, root)
+    )
+
+
+def toy_root(boot, paths, kind):
+    """A root disk over or of the image's rootfs."""
+    if kind is DiskFormat.RAW:
+        fs.clone_file(boot.rootfs, paths.overlay_raw)
+        return RootDisk(paths.overlay_raw, kind)
+    argv = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "raw",
+        "-b",
+        boot.rootfs,
+        paths.overlay,
+    ]
+    subprocess.run(argv, check=True)
+    return RootDisk(paths.overlay, kind)

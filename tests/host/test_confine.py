@@ -237,9 +237,6 @@ async def test_in_a_networks_namespaces_a_program(network, tmp_path, attempt, ar
     argv = [str(python), "-I", "-S", hostile.__file__, attempt, json.dumps(arguments)]
     confined = await confine.start(argv, what, log=tmp_path / "log")
     assert confined.how == "confined"
-    assert os.readlink(f"/proc/{confined.identity.pid}/ns/net") == os.readlink(
-        f"/proc/self/fd/{network.network}"
-    )
     await ended(confined)
     answer = json.loads((tmp_path / "log").read_text())
     assert answer.items() >= wanted.items()

@@ -7,7 +7,7 @@ import pytest
 
 from banger.guest.connection import connect_guest
 from banger.model.machine import VmPaths
-from tests.framework.guest_contract import GuestContract, run
+from tests.framework.guest_contract import SerialContract, run
 from tests.framework.hostile_clients import HostileClients
 
 
@@ -22,14 +22,14 @@ def paths(vm):
 
 @pytest.fixture
 async def guest(paths):
-    guest = connect_guest(paths)
+    guest = connect_guest(paths, "serial")
     await guest.wait_connected(30)
     yield guest
     await guest.close()
 
 
 @pytest.mark.timeout(300)
-class TestRealGuest(GuestContract):
+class TestRealGuest(SerialContract):
     """The contract."""
 
 
@@ -75,7 +75,7 @@ async def test_the_channel_survives_hosts_that_vanish_in_mid_frame(paths):
         mux._writer.write(frame[: number * 1700])
         mux._writer.transport.abort()
         await mux.close()
-    guest = connect_guest(paths)
+    guest = connect_guest(paths, "serial")
     await guest.wait_connected(20)
     assert (await run(guest, "echo", "alive"))[0] == b"alive\n"
     await guest.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from banger.host import probe
+from banger.host import confine, probe
 from banger.model.errors import HostLacksError
 from banger.vmm.qemu.backend import QemuVmm
 from tests.framework.toy import toy_request
@@ -37,6 +37,37 @@ async def test_every_thread_has_a_system_call_filter(running):
     ]
     assert len(states) >= 2
     assert {line.split()[1] for line in states} == {"2"}
+
+
+async def test_every_thread_has_qemus_filter_on_top_of_ours(running):
+    vmm, _ = running
+    texts = [path.read_text() for path in threads(vmm.identity.pid)]
+    counts = {line.split()[1] for text in texts for line in text.splitlines() if "_filters" in line}
+    assert counts <= {"2"}  # an old kernel does not count them
+
+
+async def test_it_runs_with_what_it_was_given_alone(running):
+    """As `tests.host.test_confine` shows of any program; here QEMU's own files are the question."""
+    vmm, request = running
+    answer = await confine.probe_confinement()
+    if not answer:
+        pytest.skip(answer.why)
+    assert (vmm.confinement, vmm.warning) == ("confined", "")
+    root = Path(f"/proc/{vmm.identity.pid}/root")
+    assert sorted(os.listdir(root / "dev")) == ["null", "urandom"]
+    assert set(os.listdir(root)) <= {
+        "dev",
+        "etc",
+        "lib",
+        "lib64",
+        "tmp",
+        "usr",
+        *request.paths.state.parts,
+    }
+    assert os.listdir(root / "etc") == ["ld.so.cache"]
+    assert not (root / str(request.paths.runtime).lstrip("/")).exists()
+    in_state = sorted(os.listdir(root / str(request.paths.state).lstrip("/")))
+    assert in_state == ["console.log", "identity.tar", "overlay.qcow2", "work.img"]
 
 
 async def test_it_holds_no_descriptor_of_ours_but_what_it_was_given(running):

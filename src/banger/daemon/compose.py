@@ -16,6 +16,7 @@ from banger.engine.operations import Board
 from banger.guest.connection import connect_guest
 from banger.guest.identity import IdentityStore
 from banger.host.config import Config
+from banger.host.confine import Policy
 from banger.images.catalog import ImageCatalog
 from banger.model import clock
 from banger.model.machine import Timeouts, VmPaths
@@ -37,7 +38,7 @@ def compose(config: Config) -> Service:
     """The service of a daemon; opens the store, touches nothing else of the host yet."""
     state_dir, runtime_dir = config.state_dir, config.runtime_dir
     store = Store(config.database_path)
-    vmm = QemuVmm(accel=config.accel, program=config.qemu_path)
+    vmm = QemuVmm(accel=config.accel, program=config.qemu_path, policy=Policy(config.confine))
     context = Context(
         store=store,
         board=Board(store),

@@ -48,6 +48,16 @@ class RunningVmm(Protocol):
         """What carries the agent's bytes: ``serial`` or ``vsock``."""
         ...
 
+    @property
+    def confinement(self) -> str:
+        """How it is confined, in few words for the stage's detail; empty if this daemon did not start it."""
+        ...
+
+    @property
+    def warning(self) -> str:
+        """What its user should know of the way in which it runs; empty if all is as it should be."""
+        ...
+
     async def pause(self) -> None: ...
     async def resume(self) -> None: ...
     async def status(self) -> str:

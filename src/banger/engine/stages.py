@@ -121,14 +121,14 @@ async def start_vmm(context: Context, machine: Machine, job: Job) -> str:
         network=attachment.mode,
         started_at=clock.now(),
         ip=attachment.lease.ip if attachment.lease and attachment.mode == "user" else None,
-        warning=attachment.warning,
+        warning="; ".join(filter(None, (attachment.warning, vmm.warning))),
     )
     machine.save(run=run)
     save_copy(machine)
     machine.guest = context.guests(machine.paths, vmm.agent)
     watch_exit(machine)
     job.deadline = Deadline.after(job.ready_s)
-    return f"{vmm.vmm}, {vmm.accel}"
+    return f"{vmm.vmm}, {vmm.accel}, {vmm.confinement}"
 
 
 def close_tap(machine: Machine) -> None:

@@ -130,16 +130,17 @@ class BulkPort:
 
 
 class BulkPorts:
-    """The bulk ports of one VM, each used by one transfer at a time."""
+    """The bulk ports of one VM, at most ``count``, each used by one transfer at a time."""
 
-    def __init__(self, paths: VmPaths) -> None:
+    def __init__(self, paths: VmPaths, count: int = MAX_PORTS) -> None:
         self._paths = paths
+        self._count = count
         self._busy: set[int] = set()
 
     @contextmanager
     def take(self) -> Iterator[BulkPort | None]:
         """A free port, closed at the end; None if the VM has none, or none is free."""
-        for number in range(MAX_PORTS):
+        for number in range(self._count):
             if number in self._busy:
                 continue
             connection = _connect(str(self._paths.bulk_socket(number)))

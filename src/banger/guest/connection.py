@@ -1,4 +1,4 @@
-"""The agent of one VM, as the engine uses it: requests over one mux that is connected when needed and again when it broke."""
+"""The agent of one VM, as the engine uses it: requests over a channel that is connected when needed and again when it broke."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from banger.guest.answers import (
     refusal,
     within,
 )
-from banger.guest.bulk import BulkPorts
+from banger.guest.bulk import MAX_PORTS, BulkPorts
+from banger.guest.channel import Channel, MuxChannel, VsockChannel
 from banger.guest.exec_session import AgentExec
 from banger.guest.files import FileTransfers
 from banger.model.clock import Deadline
 from banger.model.errors import GuestNotReadyError, RefusedError
 from banger.model.machine import VmPaths
-from banger.wire.http1 import Exchange
-from banger.wire.mux import Mux, MuxStream
+from banger.wire.http1 import ByteStream, Exchange, HttpError
 
 _RETRY_S = 0.05
 
@@ -31,20 +31,20 @@ _RETRY_S = 0.05
 class AgentGuest:
     """See `engine.ports.Guest`. Nothing is connected before the first call."""
 
-    def __init__(self, paths: VmPaths) -> None:
+    def __init__(self, paths: VmPaths, agent: str) -> None:
+        """``agent`` says what carries it: serial or vsock."""
         self._paths = paths
-        self._mux: Mux | None = None
-        self._lock = asyncio.Lock()
-        self._files = FileTransfers(BulkPorts(paths), self._stream, self._headers)
+        vsock = agent == "vsock"
+        self._channel: Channel = (
+            VsockChannel(paths.vsock_socket, self._headers)
+            if vsock
+            else MuxChannel(paths.agent_socket)
+        )
+        ports = BulkPorts(paths, 0 if vsock else MAX_PORTS)
+        self._files = FileTransfers(ports, self._stream, self._headers)
 
-    async def _channel(self) -> Mux:
-        async with self._lock:
-            if self._mux is None or self._mux.closed.is_set():
-                self._mux = await Mux.connect(self._paths.agent_socket)
-            return self._mux
-
-    async def _stream(self) -> MuxStream:
-        return await (await self._channel()).open(AGENT_PORT)
+    async def _stream(self) -> ByteStream:
+        return await self._channel.open(AGENT_PORT)
 
     def _headers(self) -> dict[str, str]:
         try:
@@ -131,12 +131,12 @@ class AgentGuest:
         """Unpack a tar stream into the directory ``path``."""
         await self._files.put(path, tar)
 
-    async def proxy(self, port: int) -> MuxStream:
+    async def proxy(self, port: int) -> ByteStream:
         """A stream to a TCP port of the guest."""
         try:
             async with asyncio.timeout(CALL_S):
-                return await (await self._channel()).open(port)
-        except (TimeoutError, OSError) as error:
+                return await self._channel.open(port)
+        except (TimeoutError, OSError, HttpError) as error:
             raise RefusedError(
                 f"port {port} of the guest cannot be reached",
                 detail=str(error),
@@ -153,11 +153,9 @@ class AgentGuest:
 
     async def close(self) -> None:
         """Close the channel."""
-        mux, self._mux = self._mux, None
-        if mux is not None:
-            await mux.close()
+        await self._channel.close()
 
 
-def connect_guest(paths: VmPaths) -> AgentGuest:
-    """The guest whose VMM has its sockets at ``paths``."""
-    return AgentGuest(paths)
+def connect_guest(paths: VmPaths, agent: str) -> AgentGuest:
+    """The guest whose VMM has its sockets at ``paths``, its agent reached over ``serial`` or ``vsock``."""
+    return AgentGuest(paths, agent)

@@ -1,7 +1,7 @@
-"""Trees in and out of a guest as tar streams: over a bulk port where one is to be had, else over the mux.
+"""Trees in and out of a guest as tar streams: over a bulk port where one is to be had, else in the request itself.
 
-The request always travels on a stream of the mux, and so does its outcome: a transfer over a port has succeeded when the agent says so
-there, whatever came through the port. As long as no byte of the tree has moved, a port that fails is no error.
+The request always travels on a stream of the channel, and so does its outcome: a transfer over a port has succeeded when the
+agent says so there, whatever came through the port. As long as no byte of the tree has moved, a port that fails is no error.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from urllib.parse import quote
 
 from banger.guest.answers import CALL_S, MAX_JSON_BYTES, mapping, refusal, within
 from banger.guest.bulk import HEADER, BulkLostError, BulkPort, BulkPorts
-from banger.wire.http1 import Exchange, HttpError
-from banger.wire.mux import MuxClosedError, MuxStream
+from banger.wire.http1 import ByteStream, Exchange, HttpError, StreamEndedError
 
 IDLE_S = 120.0
 MARK_S = 5.0
@@ -31,7 +30,7 @@ class FileTransfers:
     def __init__(
         self,
         ports: BulkPorts,
-        open_stream: Callable[[], Awaitable[MuxStream]],
+        open_stream: Callable[[], Awaitable[ByteStream]],
         headers: Callable[[], Mapping[str, str]],
     ) -> None:
         self._ports = ports
@@ -65,7 +64,7 @@ class FileTransfers:
                 if status != 200:
                     raise refusal(status, await exchange.json(MAX_JSON_BYTES), what)
             if port is None or HEADER.lower() not in exchange.headers:
-                async for chunk in _mux_pieces(exchange, what):
+                async for chunk in _body_pieces(exchange, what):
                     yield chunk
                 return
             if await _is_heard(port):
@@ -117,7 +116,7 @@ def _target(path: str) -> str:
     return f"/files?path={quote(path, errors='surrogateescape')}"
 
 
-async def _mux_pieces(exchange: Exchange, what: str) -> AsyncIterator[bytes]:
+async def _body_pieces(exchange: Exchange, what: str) -> AsyncIterator[bytes]:
     body = exchange.body()
     while True:
         async with within(IDLE_S, what):
@@ -202,7 +201,7 @@ async def _sent(
     sending: asyncio.Future[None], answering: asyncio.Future[_Outcome], what: str
 ) -> None:
     """Return if all was sent; if the way to the guest broke, wait a moment for the agent to say why."""
-    if isinstance(sending.exception(), BulkLostError | MuxClosedError):
+    if isinstance(sending.exception(), BulkLostError | StreamEndedError):
         await asyncio.wait({answering}, timeout=_LAST_WORD_S)
         if answering.done():
             return

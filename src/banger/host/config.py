@@ -45,6 +45,7 @@ class Config:
     bundle_dir: Path | None = None
     bundle_manifest: Path | None = None
     accel: str = "auto"
+    confine: str = "auto"
     ready_timeout_s: float = 180.0
     max_parallel_boots: int = 0
     mirror: str | None = None
@@ -169,6 +170,7 @@ KEYS: dict[str, Callable[[str, object], Any]] = {
     "bundle_dir": _path,
     "bundle_manifest": _path,
     "accel": _one_of("auto", "kvm", "tcg"),
+    "confine": _one_of("auto", "off"),
     "ready_timeout_s": _deadline,
     "max_parallel_boots": _count,
     "mirror": _text,

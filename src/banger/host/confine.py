@@ -53,15 +53,12 @@ async def start(
     *,
     log: Path,
     keep: Sequence[int] = (),
-    policy: Policy = Policy.AUTO,
 ) -> Confined:
     """Start ``argv`` with the descriptors ``keep`` (same numbers), stdin null, stdout and stderr appended to ``log``.
 
     HostLacksError if it cannot be confined here, EndedAtOnceError if it is gone already; nothing is left then. The caller reaps the
     process with `banger.host.proc`.
     """
-    if policy is Policy.OFF:
-        return _start_unconfined(argv, log, keep)
     root = os.geteuid() == 0
     enter = () if confinement.namespaces is None else confinement.namespaces.descriptors
     try:
@@ -114,7 +111,8 @@ async def _start(
         raise StepFailedError("the launcher did not come to an end") from error
 
 
-def _start_unconfined(argv: Sequence[str], log: Path, keep: Sequence[int]) -> Confined:
+def start_unconfined(argv: Sequence[str], *, log: Path, keep: Sequence[int] = ()) -> Confined:
+    """As `start`, for a user who wants the program not confined: `Policy.OFF`."""
     child = host_exec.spawn(argv, log=log, pass_fds=keep)
     child.returncode = 0  # Popen must not reap it: host.proc does, which waits by pidfd
     identity = proc.identify(child.pid)

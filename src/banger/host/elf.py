@@ -56,7 +56,7 @@ def interpreter(program: Path) -> str | None:
             raise HostLacksError(
                 f"{program} is no 64-bit ELF program",
                 detail="a script in a program's place cannot be confined",
-                hint="name the program itself",
+                hint="name the program itself, or set confine to off",
             )
         order = "<" if ident[5] == 1 else ">"
         (table,) = struct.unpack_from(f"{order}Q", ident, 32)

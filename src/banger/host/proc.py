@@ -130,17 +130,17 @@ def arguments(identity: ProcessIdentity) -> list[str]:
     return text.split("\0")[:-1] if alive(identity) else []
 
 
-def find_by_argument(argument: str) -> list[ProcessIdentity]:
-    """Our own user's processes whose argv holds exactly ``argument``: to find a VMM whose pid was never recorded."""
+def find_by_argument(*words: str) -> list[ProcessIdentity]:
+    """Our own user's processes whose argv holds exactly ``words``, one after the other: to find a VMM whose pid was never recorded."""
     found = []
-    needle = argument.encode()
+    needle = b"".join(b"\0" + os.fsencode(word) for word in words) + b"\0"
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with suppress(OSError):
             if entry.stat().st_uid != os.geteuid():
                 continue
-            if needle in (entry / "cmdline").read_bytes().split(b"\0"):
+            if needle in b"\0" + (entry / "cmdline").read_bytes():
                 identity = identify(int(entry.name))
                 if identity is not None and identity.pid != os.getpid():
                     found.append(identity)

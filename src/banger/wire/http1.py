@@ -1,5 +1,5 @@
-"""An HTTP/1.1 client over any byte stream, by h11: one request a stream. The peer is a guest and not trusted: heads are bounded by
-h11, bodies by the caller.
+"""An HTTP/1.1 client over any byte stream, by h11. The peer may be a guest and is not trusted: heads are bounded by h11, bodies by
+the caller.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import h11
 import msgspec
 
 MAX_HEAD_BYTES = 16 * 1024
+FAILED = b"banger-failed"
+"""The trailer with which the guest's agent ends a body that is not whole; see ``banger_agent.http``."""
 
 
 class ByteStream(Protocol):
@@ -34,15 +36,20 @@ class ByteStream(Protocol):
         ...
 
 
+class StreamEndedError(ConnectionError):
+    """The stream was over before all was sent; the text says why."""
+
+
 class HttpError(Exception):
     """The peer broke the protocol or ended early; the text says how."""
 
 
 class Exchange:
-    """One request and its answer."""
+    """One request and its answer; `renew` makes it ready for another. ``host`` is what the peer is called in the request."""
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, stream: ByteStream, host: str = "guest") -> None:
         self._stream = stream
+        self._host = host
         self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         self.headers: Mapping[str, str] = {}  # of the answer, with names in lower case
 
@@ -54,7 +61,7 @@ class Exchange:
         body: bytes | AsyncIterator[bytes] = b"",
     ) -> None:
         """Send the request; a body given piece by piece is sent chunked."""
-        fields = {"Host": "guest", **headers}
+        fields = {"Host": self._host, **headers}
         if isinstance(body, bytes):
             fields["Content-Length"] = str(len(body))
         else:
@@ -91,12 +98,15 @@ class Exchange:
         raise HttpError(f"an answer was expected, not {type(event).__name__}")
 
     async def body(self) -> AsyncIterator[bytes]:
-        """The answer's body, piece by piece; HttpError if it is cut short."""
+        """The answer's body, piece by piece; HttpError if it is cut short, or was said not to be whole."""
         while True:
             event = await self._next()
             if isinstance(event, h11.Data):
                 yield bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
+                why = dict(event.headers).get(FAILED)
+                if why is not None:
+                    raise HttpError(why.decode("latin-1")[:1000])
                 return
             else:
                 raise HttpError(f"the answer's body was expected, not {event}")
@@ -117,6 +127,13 @@ class Exchange:
             return msgspec.json.decode(bytes(data)) if data else None
         except msgspec.DecodeError as error:
             raise HttpError(f"the answer is not JSON: {error}") from error
+
+    def renew(self) -> bool:
+        """Make it ready for another request on the same stream; False if the last answer is not over or was said to be the last."""
+        states = {self._connection.our_state, self._connection.their_state}
+        if states == {h11.DONE}:
+            self._connection.start_next_cycle()
+        return states in ({h11.DONE}, {h11.IDLE})
 
     def leftover(self) -> bytes:
         """Bytes that came after the head of an upgrade."""

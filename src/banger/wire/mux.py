@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from banger.wire.http1 import StreamEndedError
+
 MAGIC: Final = b"\xb4banger-mux-1\r\n\x00"
 NONCE_BYTES: Final = 16
 HEADER: Final = struct.Struct(">IBI")
@@ -25,7 +27,7 @@ _CALL_AGAIN_S: Final = 1.0
 _PADDING: Final = bytes(MAX_PAYLOAD + HEADER.size)
 
 
-class MuxClosedError(ConnectionError):
+class MuxClosedError(StreamEndedError):
     """The stream or the whole channel is over; the text says why."""
 
 

@@ -89,6 +89,7 @@ class FakeRunningVmm:
     """See `engine.ports.RunningVmm`; `crash` and `hang` are a test's."""
 
     vmm, accel, agent = "fake", "tcg", "serial"
+    confinement, warning = "confined", ""
 
     def __init__(self, machine):
         self.machine = machine

@@ -75,6 +75,44 @@ def test_lines_that_come_during_the_cut_are_kept(tmp_path, monkeypatch):
     assert log.read_bytes().endswith(b"line 000999\ncame late\n")
 
 
+def test_who_does_not_append_leaves_holes_that_count_for_nothing(tmp_path):
+    """Firecracker's own log: each cut would lose all but the newest lines if the hole were counted."""
+    log = tmp_path / "log"
+    log.write_bytes(b"")
+    writer = os.open(log, os.O_WRONLY)
+    try:
+        os.write(writer, numbered(20_000))
+        assert cap_log(log, 100_000) is True
+        for number in range(100):
+            os.write(writer, b"late %d\n" % number)
+            assert cap_log(log, 100_000) is False
+        assert os.fstat(writer).st_blocks * 512 < 100_000
+        os.write(writer, numbered(10_000))
+        assert cap_log(log, 100_000) is True
+    finally:
+        os.close(writer)
+    data = log.read_bytes()
+    assert len(data) <= 50_000
+    assert numbered(10_000).endswith(data)
+
+
+def test_lines_on_both_sides_of_a_hole_are_kept_when_both_are_new(tmp_path):
+    log = tmp_path / "log"
+    log.write_bytes(b"")
+    writer = os.open(log, os.O_WRONLY)
+    try:
+        os.write(writer, numbered(5_000))
+        cap_log(log, 20_000)
+        before = log.read_bytes()
+        os.write(writer, numbered(1_500))
+        assert cap_log(log, 20_000) is True
+    finally:
+        os.close(writer)
+    data = log.read_bytes()
+    assert b"\0" not in data
+    assert (before + numbered(1_500)).endswith(data)
+
+
 def test_a_link_in_place_of_the_log_is_not_followed(tmp_path):
     other = tmp_path / "other"
     other.write_bytes(numbered(1000))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from banger.host import probe, proc
+from banger.host.confine import Policy
 from banger.host.probe import Answer
 from banger.model.errors import (
     CommandFailedError,
@@ -15,6 +16,7 @@ from banger.model.errors import (
     HostLacksError,
     InvalidInputError,
 )
+from banger.vmm import launch
 from banger.vmm.qemu import args, backend
 from banger.vmm.qemu.backend import QemuVmm
 from tests.framework.toy import toy_request
@@ -44,6 +46,11 @@ def ask_anew():
     probe.forget()
 
 
+def Scripted(program):  # noqa: N802  stands where QemuVmm does
+    """A backend whose QEMU is a script, which cannot be confined."""
+    return QemuVmm(accel="tcg", program=program, policy=Policy.OFF)
+
+
 def nothing_left(request):
     assert os.listdir(request.paths.runtime) == []
     assert proc.find_by_argument(args.console(request.paths)) == []
@@ -54,7 +61,7 @@ async def test_a_qemu_that_ends_at_once_is_quoted(request_, program):
     with pytest.raises(
         HostLacksError, match="QEMU for VM toy ended with status 1 before it was up"
     ) as raised:
-        await QemuVmm(accel="tcg", program=qemu).launch(request_)
+        await Scripted(program=qemu).launch(request_)
     assert raised.value.detail == "qemu: could not set up guest memory"
     nothing_left(request_)
 
@@ -62,7 +69,7 @@ async def test_a_qemu_that_ends_at_once_is_quoted(request_, program):
 async def test_only_what_this_run_said_is_quoted(request_, program):
     request_.paths.vmm_log.write_text("an old complaint\n")
     with pytest.raises(HostLacksError) as raised:
-        await QemuVmm(accel="tcg", program=program("echo new >&2; kill -SEGV $$")).launch(request_)
+        await Scripted(program=program("echo new >&2; kill -SEGV $$")).launch(request_)
     assert raised.value.what.endswith("was killed by SIGSEGV before it was up")
     assert raised.value.detail == "new"
     assert request_.paths.vmm_log.read_text() == "an old complaint\nnew\n"
@@ -71,20 +78,20 @@ async def test_only_what_this_run_said_is_quoted(request_, program):
 async def test_the_consoles_end_is_quoted_too(request_, program):
     script = f"echo 'guest says no' > {request_.paths.console_log}; exit 1"
     with pytest.raises(HostLacksError) as raised:
-        await QemuVmm(accel="tcg", program=program(script)).launch(request_)
+        await Scripted(program=program(script)).launch(request_)
     assert raised.value.detail == "last lines of the console:\nguest says no"
 
 
 async def test_a_qemu_that_never_answers_is_ended(request_, program, monkeypatch):
     monkeypatch.setattr(backend, "LAUNCH_S", 0.2)
-    monkeypatch.setattr(backend, "_DYING_S", 0.1)
+    monkeypatch.setattr(launch, "DYING_S", 0.1)
     with pytest.raises(GuestNotReadyError):
-        await QemuVmm(accel="tcg", program=program("exec sleep 86399")).launch(request_)
+        await Scripted(program=program("exec sleep 86399")).launch(request_)
     nothing_left(request_)
 
 
 async def test_a_cancelled_launch_ends_its_qemu(request_, program):
-    vmm = QemuVmm(accel="tcg", program=program("sleep 86398.5"))
+    vmm = Scripted(program=program("sleep 86398.5"))
     task = asyncio.create_task(vmm.launch(request_))
     async with asyncio.timeout(10):
         while vmm.find(request_.paths) is None:
@@ -103,7 +110,7 @@ async def test_a_cancelled_launch_ends_its_qemu(request_, program):
 
 async def test_a_program_that_is_no_program_leaves_nothing(request_, tmp_path):
     with pytest.raises(CommandFailedError, match="could not be started"):
-        await QemuVmm(accel="tcg", program=str(tmp_path / "none")).launch(request_)
+        await Scripted(program=str(tmp_path / "none")).launch(request_)
     nothing_left(request_)
 
 
@@ -149,7 +156,7 @@ async def test_kvm_that_was_demanded_and_does_not_work_fails_the_check(monkeypat
 
 
 async def test_a_qemu_that_is_installed_later_is_found(tmp_path, program):
-    vmm = QemuVmm(program=str(tmp_path / "qemu"))
+    vmm = Scripted(str(tmp_path / "qemu"))
     with pytest.raises(HostLacksError, match="QEMU cannot run VMs here") as raised:
         await vmm.check()
     assert raised.value.hint

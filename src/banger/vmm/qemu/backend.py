@@ -8,40 +8,47 @@ import os
 import socket
 from pathlib import Path
 
+from banger.host import confine, fs, probe, proc
 from banger.host import exec as host_exec
-from banger.host import fs, probe, proc
+from banger.host.confine import Confined, Policy
+from banger.host.confine_launch import EndedAtOnceError
 from banger.host.paths import check_socket_path
 from banger.host.tsc import tsc_khz
 from banger.host.undo import UndoStack
 from banger.model.errors import BangerError, HostLacksError, InvalidInputError, RefusedError
 from banger.model.machine import DiskFormat, LaunchRequest, VmPaths
 from banger.model.process import ProcessIdentity
+from banger.vmm import confinement
 from banger.vmm.console import printable_tail
+from banger.vmm.launch import check_readable, or_ended
 from banger.vmm.qemu import args
+from banger.vmm.qemu.files import program_files
 from banger.vmm.qemu.process import RunningQemu
 
 log = logging.getLogger(__name__)
 LAUNCH_S = 15.0
 ADOPT_S = 2.0
 _BACKLOG = 8
-_DYING_S = 1.0  # between the end of a process's connections and its own
 _LOG_LINES, _CONSOLE_LINES = 10, 5
 
 
 class QemuVmm:
-    """The QEMU backend. ``accel`` is auto, kvm or tcg; ``program`` overrides the QEMU found on PATH."""
+    """The QEMU backend. ``accel`` is auto, kvm or tcg; ``program`` overrides the QEMU found on PATH; ``policy`` says whether it is confined."""
 
     name = "qemu"
     root_formats = (DiskFormat.QCOW2, DiskFormat.RAW)
     named_tap = False
 
-    def __init__(self, *, accel: str = "auto", program: str | None = None) -> None:
+    def __init__(
+        self, *, accel: str = "auto", program: str | None = None, policy: Policy = Policy.AUTO
+    ) -> None:
         if accel not in {"auto", "kvm", "tcg"}:
             raise InvalidInputError(
                 f"accel {accel!r} is unknown", hint="set accel to auto, kvm or tcg"
             )
         self._program = program
         self._wanted = accel
+        self._policy = policy
 
     @property
     def accel(self) -> str:
@@ -64,12 +71,18 @@ class QemuVmm:
                 hint="banger config show, and set accel to auto",
             )
 
-    async def launch(self, request: LaunchRequest) -> RunningQemu:
-        """Start QEMU and return once its monitor answers; on failure nothing is left."""
-        program = self._program or host_exec.find_program(
+        if self._policy is not Policy.OFF:
+            await asyncio.to_thread(program_files, self._find_program())
+
+    def _find_program(self) -> str:
+        return self._program or host_exec.find_program(
             probe.QEMU_PROGRAM, package=probe.QEMU_PACKAGE
         )
-        _check_readable(request)
+
+    async def launch(self, request: LaunchRequest) -> RunningQemu:
+        """Start QEMU and return once its monitor answers; on failure nothing is left."""
+        program = self._find_program()
+        check_readable(request, request.boot.pvh_kernel)
         if (other := self.find(request.paths)) is not None:  # whose sockets would be replaced
             raise RefusedError(
                 f"VM {request.name} runs already, as pid {other.pid}",
@@ -83,27 +96,38 @@ class QemuVmm:
             fds = args.Descriptors(qmp, agent, tuple(bulk), request.network.tap_fd)
             argv = args.build(program, request, fds, accel=accel, khz=khz)
             log_from = _prepare_logs(request.paths)
-            child = host_exec.spawn(argv, log=request.paths.vmm_log, pass_fds=fds.all)
-            child.returncode = 0  # Popen must not reap it: host.proc does, which waits by pidfd
-            identity = proc.identify(child.pid)
-            if identity is None:
-                raise _died(request, proc.reap(child.pid), log_from)
-            undo.push("end QEMU", lambda: proc.kill(identity))
-            vmm = RunningQemu(identity, request.paths, accel, log_from_bytes=log_from)
+            try:
+                started = await self._start(argv, request, fds)
+            except EndedAtOnceError as error:
+                raise _died(request, error.returncode, log_from) from error
+            undo.push("end QEMU", lambda: proc.kill(started.identity))
+            vmm = RunningQemu(started, request.paths, accel, log_from_bytes=log_from)
             undo.push("let go of QEMU", vmm.close)
-            await _until_greeting(request, vmm, log_from)
+            outcome = await or_ended(vmm, vmm.connect(LAUNCH_S))
+            if outcome is not None:
+                raise _died(request, outcome.returncode, log_from)
             await vmm.resume()  # it waits until we listen, so that no last word of its is lost
             for listener in listeners:
                 listener.close()
             undo.release()
             return vmm
 
+    async def _start(
+        self, argv: list[str], request: LaunchRequest, fds: args.Descriptors
+    ) -> Confined:
+        log_file = request.paths.vmm_log
+        if self._policy is Policy.OFF:
+            return confine.start_unconfined(argv, log=log_file, keep=fds.all)
+        files = await asyncio.to_thread(program_files, argv[0])
+        may = confinement.qemu(request, files, accel=self.accel)
+        return await confine.start(argv, may, log=log_file, keep=fds.all)
+
     async def adopt(self, identity: ProcessIdentity, paths: VmPaths) -> RunningQemu | None:
         """Take over a QEMU that an earlier daemon started. Its monitor may be stuck: it is tried again when it is needed."""
         argv = proc.arguments(identity)
         if not argv:
             return None
-        vmm = RunningQemu(identity, paths, "kvm" if "kvm" in argv else "tcg")
+        vmm = RunningQemu(Confined(identity, ""), paths, "kvm" if "kvm" in argv else "tcg")
         try:
             await vmm.connect(ADOPT_S)
         except BangerError as error:
@@ -119,24 +143,6 @@ class QemuVmm:
         return found[0] if found else None
 
 
-async def _until_greeting(request: LaunchRequest, vmm: RunningQemu, log_from: int) -> None:
-    """Return when the monitor answers; raise when it does not in time, or QEMU ends first."""
-    connecting = asyncio.create_task(vmm.connect(LAUNCH_S))
-    ended = asyncio.create_task(vmm.wait())
-    tasks: set[asyncio.Task[object]] = {connecting, ended}
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if connecting.done() and connecting.exception() is not None:
-            await asyncio.wait({ended}, timeout=_DYING_S)
-        if ended.done():
-            raise _died(request, ended.result().returncode, log_from)
-        await connecting
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-
-
 def _died(request: LaunchRequest, returncode: int | None, log_from: int) -> HostLacksError:
     how = "ended" if returncode is None else host_exec.describe_exit(returncode)
     own = printable_tail(request.paths.vmm_log, _LOG_LINES, since_bytes=log_from)
@@ -146,28 +152,6 @@ def _died(request: LaunchRequest, returncode: int | None, log_from: int) -> Host
         detail="\n".join(filter(None, (own, guest and f"last lines of the console:\n{guest}"))),
         hint="banger doctor",
     )
-
-
-def _check_readable(request: LaunchRequest) -> None:
-    """Everything that QEMU will open is there; QEMU's own message about it would say less."""
-    boot, paths = request.boot, request.paths
-    for files, hint in (
-        (
-            (boot.pvh_kernel, boot.initramfs, boot.rootfs),
-            boot.manifest.remedy,
-        ),
-        (
-            (request.root.path, paths.work, paths.identity),
-            f"banger vm delete {request.name}, and create it again",
-        ),
-    ):
-        for path in files:
-            try:
-                os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-            except OSError as error:
-                raise HostLacksError(
-                    f"{path} cannot be read", detail=error.strerror or "", hint=hint
-                ) from error
 
 
 def _socket_paths(paths: VmPaths) -> list[Path]:

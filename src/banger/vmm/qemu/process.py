@@ -9,9 +9,9 @@ import asyncio
 import signal
 
 from banger.host import proc
+from banger.host.confine import Confined
 from banger.model.errors import VmmDiedError
 from banger.model.machine import VmmExit, VmPaths
-from banger.model.process import ProcessIdentity
 from banger.vmm.console import printable_tail
 from banger.vmm.qemu.monitor import Monitor
 from banger.vmm.qemu.outcome import outcome
@@ -29,10 +29,11 @@ class RunningQemu:
     agent = "serial"
 
     def __init__(
-        self, identity: ProcessIdentity, paths: VmPaths, accel: str, *, log_from_bytes: int = 0
+        self, started: Confined, paths: VmPaths, accel: str, *, log_from_bytes: int = 0
     ) -> None:
         """``log_from_bytes``: where in the VMM's log this run begins."""
-        self.identity = identity
+        self.identity = identity = started.identity
+        self.confinement, self.warning = started.how, started.warning
         self.accel = accel
         self._paths = paths
         self._log_from_bytes = log_from_bytes

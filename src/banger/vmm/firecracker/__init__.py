@@ -1,0 +1,1 @@
+"""Firecracker: typed API client, pure configuration, process."""

@@ -1,0 +1,128 @@
+"""The guest contract on a real Debian behind the Firecracker backend, its agent over vsock: a stand-in with QEMU plays Firecracker."""
+
+import asyncio
+import contextlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from banger.guest.connection import connect_guest
+from banger.guest.identity import IdentityStore
+from banger.host import probe
+from banger.model.errors import GuestNotReadyError
+from banger.model.machine import (
+    BootStack,
+    DiskFormat,
+    IdentityRequest,
+    LaunchRequest,
+    NetworkAttachment,
+)
+from banger.model.manifest import FileEntry, ImageManifest, Service
+from banger.model.spec import VmSpec
+from banger.storage.disks import DiskStorage
+from tests.framework.guest_contract import GuestContract, run
+from tests.framework.played import played_vmm
+from tests.framework.toy import vm_paths
+
+BOOT_S = 120
+
+
+@pytest.fixture(scope="module")
+def boot(request):
+    answer = probe.qemu()
+    if not answer:
+        pytest.skip(answer.why)
+    directory = Path(
+        os.environ.get("BANGER_TEST_IMAGE_DIR") or request.getfixturevalue("test_image")
+    )
+    said = json.loads((directory / "manifest.json").read_text())
+    said["files"] = {
+        name: FileEntry(entry["size_bytes"], entry.get("digest", ""))
+        for name, entry in said["files"].items()
+    }
+    said["services"] = tuple(Service(**service) for service in said["services"])
+    names = ("vmlinux", "initramfs.img", "rootfs.img", "work-seed.img")
+    return BootStack(*(directory / name for name in names), said["cmdline"], ImageManifest(**said))
+
+
+class Debian:
+    """A VM that one event loop starts, others use, and the last one ends: as daemons do."""
+
+    def __init__(self, boot, directory):
+        self.paths = vm_paths(directory)
+        self.vmm = played_vmm(directory / "bin")
+        self.boot, self.directory = boot, directory
+
+    async def launch(self):
+        spec = VmSpec(vcpus=2, memory_mib=512, disk_bytes=9 << 30, work_bytes=2 << 30)
+        await DiskStorage().create(self.boot, spec, self.paths, DiskFormat.RAW)
+        await IdentityStore(self.directory).write(
+            IdentityRequest("a" * 12, "box", None), self.paths
+        )
+        network = NetworkAttachment("none", None)
+        root = DiskStorage().root(self.paths)
+        request = LaunchRequest("a" * 12, "box", spec, self.boot, self.paths, network, root)
+        running = await self.vmm.launch(request)
+        self.identity = running.identity
+        await running.close()
+
+    async def kill(self):
+        running = await self.vmm.adopt(self.identity, self.paths)
+        if running is not None:
+            await running.kill()
+            await running.close()
+
+
+@pytest.fixture(scope="module")
+def debian(boot, tmp_path_factory):
+    made = Debian(boot, tmp_path_factory.mktemp("fc"))
+    asyncio.run(made.launch())
+    yield made
+    asyncio.run(made.kill())
+
+
+@pytest.fixture
+async def guest(debian):
+    guest = connect_guest(debian.paths, "vsock")
+    await guest.wait_connected(BOOT_S)
+    yield guest
+    await guest.close()
+
+
+@pytest.mark.timeout(300)
+class TestRealGuestOverVsock(GuestContract):
+    """The contract."""
+
+
+async def test_the_agent_is_reached_again_after_systemd_has_restarted_it(guest):
+    before = (await run(guest, "pidof", "-s", "python3"))[0]
+    with contextlib.suppress(GuestNotReadyError):  # it may be gone before it has answered
+        await run(guest, "systemctl", "restart", "--no-block", "banger-agent")
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(GuestNotReadyError):
+                after, _, status = await run(guest, "pidof", "-s", "python3")
+                if status == 0 and after != before:
+                    return
+            await asyncio.sleep(0.1)
+
+
+async def test_a_tcp_port_of_the_guest_is_reached_through_the_agent(guest):
+    await guest.wait_services(BOOT_S)
+    stream = await guest.proxy(22)
+    assert (await stream.read()).startswith(b"SSH-2.0-")
+    await stream.close()
+
+
+@pytest.mark.timeout(300)
+async def test_a_guest_that_is_shut_down_by_its_agent_ends_its_vmm(debian, guest):
+    """The last test of the module: the VM is gone afterwards."""
+    running = await debian.vmm.adopt(debian.identity, debian.paths)
+    assert await running.status() == "running"
+    await guest.shutdown()
+    async with asyncio.timeout(BOOT_S):
+        outcome = await running.wait()
+    assert outcome.reason == "guest-shutdown"
+    await running.close()
