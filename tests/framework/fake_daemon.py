@@ -203,6 +203,14 @@ class FakeDaemon:
 
         return 202, self.begin("vm.create", vm.id, name, CREATE_STAGES, done)
 
+    def plan(self, ref=None, **_):
+        if ref is not None and self.vm(ref).state == "running":
+            return 200, []
+        return 200, [
+            schema.PlannedStep("disks", "make disks", ["disks"]),
+            schema.PlannedStep("boot", "wait"),
+        ]
+
     def verb(self, ref, verb, body, **_):
         vm = self.vm(ref)
         kind = {"start": schema.VmStart, "restart": schema.VmStart, "stop": schema.VmStop}.get(verb)
@@ -360,6 +368,8 @@ class FakeDaemon:
             200,
             self.operations[: int(query["limit"])],
         ),
+        routes.PLAN_CREATE: lambda self, **values: self.plan(**values),
+        routes.PLAN_START: lambda self, **values: self.plan(**values),
         routes.OPERATION_SHOW: lambda self, **values: (
             200,
             self.find(self.operations, values["id"], "operation"),

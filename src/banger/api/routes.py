@@ -49,6 +49,8 @@ VM_CONSOLE = Route(
 VM_PROXY = Route(
     "WS", f"{PREFIX}/vms/{{ref}}/proxy"
 )  # ?port=22, binary messages are the bytes of the stream
+PLAN_CREATE = Route("POST", f"{PREFIX}/plans/vm.create")
+PLAN_START = Route("POST", f"{PREFIX}/plans/vm.start/{{ref}}")
 IMAGES_LIST = Route("GET", f"{PREFIX}/images")
 IMAGES_BUILD = Route("POST", f"{PREFIX}/images/build")
 IMAGES_REGISTER = Route("POST", f"{PREFIX}/images/register")

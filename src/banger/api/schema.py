@@ -156,6 +156,14 @@ class VmStop(Struct, forbid_unknown_fields=True):
     timeout_s: Timeout | None = None
 
 
+class PlannedStep(Struct):
+    """A step that would be done. ``effects``: what it would leave on the host until it is undone."""
+
+    stage: str
+    what: str
+    effects: list[str] = []
+
+
 class Stage(Struct):
     """One step of an operation."""
 

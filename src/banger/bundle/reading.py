@@ -66,7 +66,9 @@ def load(path: Path, warn: Warn) -> Manifest:
             data = file.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
         raise HostLacksError(
-            f"the manifest {path} cannot be read", detail=error.strerror or str(error)
+            f"the manifest {path} cannot be read",
+            detail=error.strerror or str(error),
+            hint=f"ls -l {path}",
         ) from error
     return parse(data, str(path), warn)
 
@@ -74,12 +76,16 @@ def load(path: Path, warn: Warn) -> Manifest:
 def parse(data: bytes, where: str, warn: Warn) -> Manifest:
     """The manifest in ``data``. ``where`` names it in messages; ``warn`` gets one sentence if names of keys are old."""
     if len(data) > MAX_TEXT_BYTES:
-        raise InvalidInputError(f"{where} is too long for a manifest")
+        raise InvalidInputError(
+            f"{where} is too long for a manifest", hint="check that it is a bundle's manifest"
+        )
     try:
         text = data.decode()
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInputError(f"{where} is not TOML", detail=str(error)) from error
+        raise InvalidInputError(
+            f"{where} is not TOML", detail=str(error), hint="check that it is a bundle's manifest"
+        ) from error
     reader = _Reader(text, where)
     present = reader.modern("", table)
     if reader.old:

@@ -88,6 +88,14 @@ class Client:
         """Begin vm.create."""
         return self._call(schema.Operation, routes.VMS_CREATE, wish)
 
+    def plan_create(self, wish: schema.VmCreate) -> list[schema.PlannedStep]:
+        """What vm.create would do."""
+        return self._call(list[schema.PlannedStep], routes.PLAN_CREATE, wish)
+
+    def plan_start(self, ref: str) -> list[schema.PlannedStep]:
+        """What vm.start would do; nothing for a VM that runs."""
+        return self._call(list[schema.PlannedStep], routes.PLAN_START, ref=check_ref(ref))
+
     def set_vm(self, ref: str, patch: schema.VmPatch) -> schema.Vm:
         """Change a stopped VM; waits for its disks."""
         return self._call(schema.Vm, routes.VM_SET, patch, timeout_s=SLOW_S, ref=check_ref(ref))

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import msgspec
-
-from banger.api import routes, schema
+from banger.api import routes
 from banger.api.frames import MAX_PAYLOAD, FrameType
 from banger.client.transport import error_from, target, unreachable
 from banger.client.websocket import ClosedError, HandshakeError, WebSocket
 from banger.model.clock import Deadline
 from banger.model.errors import BangerError
+
+if TYPE_CHECKING:  # needs msgspec, which takes as long to load as all that `vm exec` says
+    from banger.api import schema
 
 OPEN_S = 30.0
 MAX_MESSAGE_BYTES = 1 << 20
@@ -77,16 +79,26 @@ class _Stream:
         return True
 
 
+def _text(request: schema.ExecRequest | Mapping[str, object]) -> str:
+    if isinstance(request, Mapping):
+        return json.dumps(request)
+    import msgspec  # noqa: PLC0415  `vm exec` does without
+
+    return msgspec.json.encode(request).decode()
+
+
 class ExecStream(_Stream):
     """A command that runs in the guest. `send` may be called from other threads while one thread is in `receive`."""
 
     @classmethod
-    def open(cls, path: Path, ref: str, request: schema.ExecRequest) -> ExecStream:
-        """Start ``request`` in the VM ``ref``."""
+    def open(
+        cls, path: Path, ref: str, request: schema.ExecRequest | Mapping[str, object]
+    ) -> ExecStream:
+        """Start ``request``, an ExecRequest or its JSON as a mapping, in the VM ``ref``."""
         socket = _connect(path, target(routes.VM_EXEC, None, {"ref": ref}))
         stream = cls(socket)
         with suppress(ClosedError):  # then `receive` has the reason
-            stream._socket.send(msgspec.json.encode(request).decode())
+            stream._socket.send(_text(request))
         return stream
 
     def send(self, kind: FrameType, payload: bytes = b"") -> bool:

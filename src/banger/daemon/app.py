@@ -10,6 +10,7 @@ from banger.daemon.handlers import logs, streams
 from banger.daemon.handlers.images import ImageController
 from banger.daemon.handlers.info import info, metrics
 from banger.daemon.handlers.operations import OperationController
+from banger.daemon.handlers.plans import PlanController
 from banger.daemon.handlers.vms import VmController
 from banger.daemon.openapi import ExactJson, state_methods
 from banger.daemon.problems import HANDLERS
@@ -31,6 +32,7 @@ def make_app(service: Service | None) -> Litestar:
             VmController,
             ImageController,
             OperationController,
+            PlanController,
             info,
             metrics,
             *streams.HANDLERS,

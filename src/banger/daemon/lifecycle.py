@@ -97,8 +97,8 @@ async def _cap_logs(service: Service) -> None:
                 for path in (machine.paths.console_log, machine.paths.vmm_log):
                     try:
                         cap_log(path, service.max_console_bytes)
-                    except OSError as error:
-                        log.warning("log %s could not be capped: %s", path, error)
+                    except Exception:  # of one log: the others are capped all the same
+                        log.exception("log %s could not be capped", path)
 
 
 async def _let_go(service: Service) -> None:

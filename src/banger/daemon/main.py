@@ -1,8 +1,9 @@
-"""``bangerd``: the daemon that owns the VMs of one user. The CLI starts it on demand; systemd may (see docs/how-to)."""
+"""``bangerd``: the daemon that owns the VMs of one user. The CLI starts it on demand; systemd may (docs/how-to/systemd.md)."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 
 import click
@@ -29,12 +30,21 @@ def main(ready_fd: int | None) -> None:
             return
         asyncio.run(lifecycle.serve(config, ready_fd))
     except BangerError as error:
-        click.echo(f"error: {error.what}", err=True)
-        if error.detail:
-            click.echo(error.detail, err=True)
-        if error.hint:
-            click.echo(f"\nhint: {error.hint}", err=True)
-        sys.exit(error.exit_status)
+        sys.exit(_show(error))
+    except Exception as error:  # the outermost edge: the traceback is for the log
+        logging.getLogger(__name__).exception("bangerd ends: internal error")
+        what = f"internal error: {type(error).__name__}: {error}"
+        sys.exit(_show(BangerError(what, hint="banger daemon logs")))
+
+
+def _show(error: BangerError) -> int:
+    """Print ``error``; the exit status."""
+    click.echo(f"error: {error.what}", err=True)
+    if error.detail:
+        click.echo(error.detail, err=True)
+    if error.hint:
+        click.echo(f"\nhint: {error.hint}", err=True)
+    return error.exit_status
 
 
 if __name__ == "__main__":

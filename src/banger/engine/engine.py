@@ -13,6 +13,7 @@ from banger.engine.context import Context
 from banger.engine.effects import settle_down
 from banger.engine.machine import Machine
 from banger.engine.operations import OperationRun
+from banger.engine.plans import BRING_UP, MAKE, START, Planned, plan
 from banger.engine.steps import Job
 from banger.engine.worker import Worker
 from banger.model import clock
@@ -85,21 +86,7 @@ class Engine:
         self, name: str | None, image_ref: str, spec: VmSpec, *, start: bool, ready_s: float | None
     ) -> OperationRun:
         """Begin vm.create. Name and lease are taken at once, so that two requests never share them."""
-        image = self.context.images.get(image_ref)
-        if spec.disk_bytes < image.disk_bytes:
-            raise InvalidInputError(
-                f"disk size {spec.disk_bytes} is below that of image {image.name}",
-                detail=f"the image's root file system has {image.disk_bytes} bytes",
-                hint=f"choose --disk-size {image.disk_bytes >> 30}G or more",
-            )
-        record = VmRecord(
-            id=new_id(),
-            name=check_name(name) if name is not None else self._free_name(),
-            state=VmState.CREATING,
-            created_at=clock.now(),
-            image_id=image.id,
-            spec=spec,
-        )
+        record = self._new_record(name, image_ref, spec)
         store = self.context.store
         lease = self.context.network.plan_lease(record.id, store.leases())
         store.insert_vm(record, lease)
@@ -114,6 +101,49 @@ class Engine:
         work = functools.partial(verbs.create, self.context, machine, run, job, start=start)
         self._workers[machine.id].submit(Verb.CREATE, run, work)
         return run
+
+    def _new_record(self, name: str | None, image_ref: str, spec: VmSpec) -> VmRecord:
+        image = self.context.images.get(image_ref)
+        if spec.disk_bytes < image.disk_bytes:
+            raise InvalidInputError(
+                f"disk size {spec.disk_bytes} is below that of image {image.name}",
+                detail=f"the image's root file system has {image.disk_bytes} bytes",
+                hint=f"choose --disk-size {image.disk_bytes >> 30}G or more",
+            )
+        return VmRecord(
+            id=new_id(),
+            name=check_name(name) if name is not None else self._free_name(),
+            state=VmState.CREATING,
+            created_at=clock.now(),
+            image_id=image.id,
+            spec=spec,
+        )
+
+    def plan_create(
+        self, name: str | None, image_ref: str, spec: VmSpec, *, start: bool
+    ) -> list[Planned]:
+        """What `create` would do; it refuses what `create` would refuse at once, and changes nothing."""
+        record = self._new_record(name, image_ref, spec)
+        self._refuse_taken(record.name)
+        return plan(MAKE + BRING_UP if start else MAKE, record)
+
+    def plan_start(self, machine: Machine) -> list[Planned]:
+        """What `start` would do; empty where there is nothing to do. RefusedError as `start`."""
+        worker = self._workers[machine.id]
+        match admit(machine.state, worker.queue, Verb.START):
+            case Refuse(reason, hint):
+                raise _refused(machine, reason, hint)
+            case AlreadySo():
+                return []
+            case Accept():
+                return plan(START, machine.record)
+
+    def _refuse_taken(self, name: str, but: Machine | None = None) -> None:
+        if any(other.name == name and other is not but for other in self.machines()):
+            raise RefusedError(
+                f"VM name {name!r} is taken",
+                hint=f"choose another name, or: banger vm delete {name}",
+            )
 
     def _give_up(self, machine: Machine, error: BangerError) -> None:
         """Forget a VM of which nothing was made yet; where the store does not even let that happen, keep it to be deleted."""
@@ -171,11 +201,7 @@ class Engine:
     async def change(self, machine: Machine, changes: verbs.Changes) -> OperationRecord:
         """Do vm.set and wait for it: it is short, and its caller wants the changed VM."""
         if changes.name is not None:
-            check_name(changes.name)
-            if any(
-                other.name == changes.name and other is not machine for other in self.machines()
-            ):
-                raise RefusedError(f"VM name {changes.name!r} is taken", hint="choose another name")
+            self._refuse_taken(check_name(changes.name), machine)
         record = self._ask(
             machine, Verb.SET, lambda run: verbs.change(self.context, machine, run, changes)
         )
@@ -200,9 +226,7 @@ class Engine:
         decision = admit(machine.state, worker.queue, verb)
         match decision:
             case Refuse(reason, hint):
-                raise RefusedError(
-                    f"VM {machine.name} {reason}", hint=hint.format(name=machine.name)
-                )
+                raise _refused(machine, reason, hint)
             case AlreadySo(operation_id) if operation_id is not None:
                 return self.context.board.get(operation_id)
             case AlreadySo():
@@ -220,3 +244,7 @@ class Engine:
         await asyncio.gather(*(worker.close() for worker in workers))
         for worker in workers:
             await settle_down(worker.machine)
+
+
+def _refused(machine: Machine, reason: str, hint: str) -> RefusedError:
+    return RefusedError(f"VM {machine.name} {reason}", hint=hint.format(name=machine.name))

@@ -1,7 +1,9 @@
-"""The steps of create and start, in the order of the contract. Pure: the lists are the plan, ``describe`` prints them."""
+"""The steps of create and start, in the order of the contract. Pure: the lists are the plan, and `plan` says it of one VM."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from banger.engine.boot import declare_ready, wait_agent, wait_booted, wait_services
@@ -15,20 +17,29 @@ from banger.engine.stages import (
     write_identity,
 )
 from banger.engine.steps import Step
+from banger.model.record import VmRecord
+from banger.model.units import MIB, format_size
 
 MAKE: Final = (
-    Step("validate", "check the image and what this host can run", validate_new),
-    Step("reserve", "make the VM's directory", reserve, ("state",)),
-    Step("disks", "make overlay and work disk", make_disks, ("disks",)),
+    Step("validate", "check image {image} and that VMM {vmm} can run here", validate_new),
+    Step("reserve", "make the directory of VM {name}", reserve, ("state",)),
+    Step("disks", "make root disk ({disk}) and work disk ({work})", make_disks, ("disks",)),
     Step("identity", "write the identity drive", write_identity, ("identity",)),
 )
 RENEW: Final = (
-    Step("validate", "check image and disks", validate_existing),
+    Step(
+        "validate", "check image {image}, disks, and that VMM {vmm} can run here", validate_existing
+    ),
     Step("identity", "renew the identity drive", write_identity),
 )
 BRING_UP: Final = (
-    Step("network", "attach to the network, open forwards", attach_network, ("runtime", "network")),
-    Step("vmm", "start the VMM", start_vmm, ("vmm",)),
+    Step(
+        "network",
+        "attach to network {network} ({nat}), open forwards: {forwards}",
+        attach_network,
+        ("runtime", "network"),
+    ),
+    Step("vmm", "start VMM {vmm} with {vcpus} vCPUs and {memory}", start_vmm, ("vmm",)),
     Step("boot", "wait until the guest's init runs", wait_booted),
     Step("agent", "wait for the guest's agent", wait_agent),
     Step("services", "wait for the image's services", wait_services),
@@ -36,3 +47,31 @@ BRING_UP: Final = (
 )
 CREATE: Final = MAKE + BRING_UP
 START: Final = RENEW + BRING_UP
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A step that would be done: its stage, what it does, and the names of the effects that it leaves."""
+
+    stage: str
+    what: str
+    effects: tuple[str, ...]
+
+
+def plan(steps: Sequence[Step], record: VmRecord) -> list[Planned]:
+    """What ``steps`` would do for the VM of ``record``."""
+    spec = record.spec
+    forwards = [f"{f.host_port or 'any'} to {f.guest_port}" for f in spec.forwards]
+    words = {
+        "name": record.name,
+        "image": spec.image,
+        "vmm": spec.vmm,
+        "disk": format_size(spec.disk_bytes),
+        "work": format_size(spec.work_bytes),
+        "network": spec.network,
+        "nat": "and to the outside" if spec.nat else "not to the outside",
+        "forwards": ", ".join(forwards) or "any to 22",
+        "vcpus": spec.vcpus,
+        "memory": format_size(spec.memory_mib * MIB),
+    }
+    return [Planned(step.name, step.describe.format(**words), step.effects) for step in steps]

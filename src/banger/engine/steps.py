@@ -35,7 +35,10 @@ Admission = Callable[[StageHandle], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Stage ``name``: ``do`` makes ``effects`` (names of `banger.engine.effects`) and returns a few words of detail."""
+    """Stage ``name``: ``do`` makes ``effects`` (names of `banger.engine.effects`) and returns a few words of detail.
+
+    ``describe`` says what it will do, with ``{image}`` and the other words of `banger.engine.plans.plan` for what was asked.
+    """
 
     name: str
     describe: str

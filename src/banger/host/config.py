@@ -66,11 +66,6 @@ class Config:
         return self.state_dir / "images"
 
     @property
-    def vms_dir(self) -> Path:
-        """One directory a VM, named by its id."""
-        return self.state_dir / "vms"
-
-    @property
     def database_path(self) -> Path:
         """The daemon's SQLite file."""
         return self.state_dir / "banger.db"

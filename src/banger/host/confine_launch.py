@@ -35,6 +35,8 @@ class StepFailedError(Exception):
 class EndedAtOnceError(HostLacksError):
     """The program began and is gone; ``returncode`` as of ``Popen``, None if it is not known."""
 
+    next_step = "banger daemon logs"
+
     def __init__(self, program: str, returncode: int | None) -> None:
         super().__init__(f"{program} ended at once")
         self.returncode = returncode

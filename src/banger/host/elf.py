@@ -29,7 +29,9 @@ def needed(program: Path, *modules: Path) -> tuple[str, ...]:
     try:
         changed = tuple(path.stat().st_mtime_ns for path in (program, *modules))
     except OSError as error:
-        raise HostLacksError(f"{program} cannot be read", detail=error.strerror or "") from error
+        raise HostLacksError(
+            f"{program} cannot be read", detail=error.strerror or "", hint=f"ls -l {program}"
+        ) from error
     cached = LOADER_CACHE.stat().st_mtime_ns if LOADER_CACHE.exists() else 0
     return _needed((program, *modules), changed, cached)
 

@@ -131,7 +131,10 @@ def decompress(data: bytes, limit_bytes: int, *, what: str) -> bytes:
     """
     name = compression(data)
     if name is None:
-        raise InvalidInputError(f"{what} is compressed in an unknown way ({data[:4].hex()})")
+        raise InvalidInputError(
+            f"{what} is compressed in an unknown way ({data[:4].hex()})",
+            hint="decompress it first, or name another file",
+        )
     try:
         plain = FORMATS[name].undo(data, limit_bytes)
     except _DAMAGED as error:
@@ -141,6 +144,7 @@ def decompress(data: bytes, limit_bytes: int, *, what: str) -> bytes:
         ) from error
     if len(plain) > limit_bytes:
         raise InvalidInputError(
-            f"{what} is larger than {format_size(limit_bytes)} when it is decompressed"
+            f"{what} is larger than {format_size(limit_bytes)} when it is decompressed",
+            hint="name a smaller file",
         )
     return plain

@@ -79,7 +79,9 @@ def _head(path: Path, option: str) -> bytes:
             hint=f"chmod a+r {path}",
         ) from error
     except OSError as error:
-        raise InvalidInputError(f"{what} cannot be read", detail=str(error)) from error
+        raise InvalidInputError(
+            f"{what} cannot be read", detail=str(error), hint=f"ls -l {path}"
+        ) from error
     try:
         found = os.fstat(descriptor)
         if stat.S_ISDIR(found.st_mode) and option == "modules":
@@ -104,4 +106,7 @@ def _check_initramfs(path: Path, head: bytes) -> None:
 
 def _check_size(path: Path, what: str, most_bytes: int) -> None:
     if path.stat().st_size > most_bytes:
-        raise InvalidInputError(f"{what} {path} is larger than {format_size(most_bytes)}")
+        raise InvalidInputError(
+            f"{what} {path} is larger than {format_size(most_bytes)}",
+            hint=f"name another file than {path}",
+        )

@@ -85,7 +85,9 @@ def extract_vmlinux(image: bytes) -> bytes:
             hint="get the file again",
         )
     if not kernel.startswith(elf.MAGIC):
-        raise InvalidInputError("the kernel's payload is no ELF file after decompression")
+        raise InvalidInputError(
+            "the kernel's payload is no ELF file after decompression", hint="name another kernel"
+        )
     return kernel
 
 

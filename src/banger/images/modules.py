@@ -62,7 +62,9 @@ def resolve_modules(dep: str, builtin: str, wanted: list[str]) -> list[str]:
         if name in built_in:
             continue
         if name not in by_name:
-            raise HostLacksError(f"the kernel has no module {name}")
+            raise HostLacksError(
+                f"the kernel has no module {name}", hint="name modules that fit the kernel"
+            )
         for path in [*reversed(needs[by_name[name]]), by_name[name]]:
             if path not in order:
                 order.append(path)
@@ -95,11 +97,16 @@ def read_modules(
         order = resolve_modules(dep, builtin, _take(dep, builtin, required, wished))
         data = dict(read(source, {f"{place}{path}" for path in order}, between))
     except (*STREAM_ERRORS, OSError, UnicodeDecodeError, tarfile.TarError) as error:
-        raise InvalidInputError(f"modules {source} cannot be read", detail=str(error)) from error
+        raise InvalidInputError(
+            f"modules {source} cannot be read", detail=str(error), hint=f"ls -lR {source}"
+        ) from error
     files = {}
     for path in order:
         if f"{place}{path}" not in data:
-            raise InvalidInputError(f"modules {source} lack {path}, which modules.dep lists")
+            raise InvalidInputError(
+                f"modules {source} lack {path}, which modules.dep lists",
+                hint="depmod -b DIRECTORY RELEASE, then again",
+            )
         files[path] = plain_module(path, data[f"{place}{path}"])
         _check_release(path, files[path], release)
     return Modules(release or place.rstrip("/").rpartition("/")[2], files)
@@ -180,5 +187,8 @@ def _read(file: IO[bytes], name: object) -> bytes:
     with file:
         data = file.read(MAX_MODULE_BYTES + 1)
     if len(data) > MAX_MODULE_BYTES:
-        raise InvalidInputError(f"{name} is larger than {format_size(MAX_MODULE_BYTES)}")
+        raise InvalidInputError(
+            f"{name} is larger than {format_size(MAX_MODULE_BYTES)}",
+            hint="name modules that fit the kernel",
+        )
     return data

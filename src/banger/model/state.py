@@ -52,7 +52,6 @@ class OperationState(StrEnum):
 
 
 AT_REST = frozenset({VmState.STOPPED, VmState.FAILED})
-HAS_VMM = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STARTING, VmState.STOPPING})
 
 
 def not_running(name: str, state: VmState) -> RefusedError:

@@ -38,18 +38,6 @@ class DiskStorage:
             check_size(path, entry.size_bytes if entry else None, _rebuild(boot))
         await in_thread(check_boot_files, boot)
 
-    async def verify_image(self, boot: BootStack) -> None:
-        """As `check_image`, and every byte is as it was built: reads all of it, seconds an image."""
-        await self.check_image(boot)
-        for path in _image_files(boot):
-            entry = boot.manifest.files.get(path.name)
-            if entry and await asyncio.to_thread(fs.sparse_digest, path) != entry.digest:
-                raise HostLacksError(
-                    f"{path} is not what was built",
-                    detail="its digest differs from the manifest's",
-                    hint=_rebuild(boot),
-                )
-
     async def create(self, boot: BootStack, spec: VmSpec, paths: VmPaths, root: DiskFormat) -> str:
         """Make both disks at once; a few words on how. Disks that are there already are never touched."""
         _check_asked(boot, spec)

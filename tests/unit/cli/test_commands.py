@@ -122,6 +122,15 @@ def test_the_path_of_a_configuration_that_is_wrong_can_still_be_asked_for(shell)
     assert shell.ok("config", "path").stdout == f"{shell.home}/config.toml\n"
 
 
+def test_a_dry_run_prints_the_steps_and_begins_nothing(daemon, shell):
+    lines = shell.ok("vm", "create", "--name", "new", "--dry-run").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["STAGE", "disks", "boot"]
+    steps = json.loads(shell.ok("vm", "start", "off", "--dry-run", "--format", "json").stdout)
+    assert steps[0] == {"stage": "disks", "what": "make disks", "effects": ["disks"]}
+    assert "nothing is to be done" in shell.ok("vm", "start", "web", "--dry-run").stderr
+    assert daemon.operations == []
+
+
 def test_an_empty_list_says_what_to_do_on_stderr_only(daemon, shell):
     daemon.vms.clear()
     done = shell.ok("vm", "list")

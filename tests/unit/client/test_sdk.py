@@ -53,6 +53,8 @@ CALLS = {
     routes.VM_EXEC: lambda c: c.run("web", schema.ExecRequest(["true"])),
     routes.VM_CONSOLE: lambda c: all_of(c.console("web")),
     routes.VM_PROXY: lambda c: b"".join(c.proxy("web", 7).pieces()),
+    routes.PLAN_CREATE: lambda c: c.plan_create(schema.VmCreate(name="new")),
+    routes.PLAN_START: lambda c: c.plan_start("off"),
     routes.IMAGES_LIST: lambda c: c.images(),
     routes.IMAGES_BUILD: lambda c: c.build_image(schema.ImageBuild()),
     routes.IMAGES_REGISTER: lambda c: c.register_image(schema.ImageRegister("mine", base="debian")),

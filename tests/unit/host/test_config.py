@@ -36,7 +36,6 @@ def test_without_a_file_every_key_has_its_documented_default(home, tmp_path):
     }  # fmt: skip
     assert str(config.socket_path) == "/run/user/1/banger/bangerd.sock"
     assert config.images_dir == config.state_dir / "images"
-    assert config.vms_dir == config.state_dir / "vms"
 
 
 def test_the_table_of_keys_and_the_class_agree():

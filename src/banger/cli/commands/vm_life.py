@@ -10,7 +10,7 @@ import click
 from banger.api.schema import Operation
 from banger.cli import params
 from banger.cli.commands.vm_look import print_vm, warn
-from banger.cli.commands.vm_make import print_operation
+from banger.cli.commands.vm_make import print_operation, print_plan
 from banger.cli.output import errors, progress
 from banger.cli.session import Session, pass_session
 from banger.model.errors import BangerError
@@ -85,12 +85,23 @@ def apply(
 @click.command()
 @_names()
 @click.option("--timeout", type=params.TIMEOUT, help="Seconds until the guest must be ready.")
+@click.option("--dry-run", is_flag=True, help="Only print the steps.")
 @_common
 @pass_session
 def start(
-    session: Session, *, names: Sequence[str], timeout: float | None, no_wait: bool, output: str
+    session: Session,
+    *,
+    names: Sequence[str],
+    timeout: float | None,
+    dry_run: bool,
+    no_wait: bool,
+    output: str | None,
 ) -> None:
     """Start VMs and wait until they are ready."""
+    if dry_run:
+        for name in names:
+            print_plan(session.client.plan_start(name), output or "table")
+        return
     apply(
         session,
         names,

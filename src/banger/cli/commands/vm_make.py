@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import click
@@ -13,6 +13,7 @@ from banger.api import schema
 from banger.cli import params
 from banger.cli.commands.vm_look import print_vm
 from banger.cli.output import data, progress
+from banger.cli.output.text import dash
 from banger.cli.session import Session, pass_session, warn_of_version
 from banger.model.errors import InvalidInputError
 from banger.model.units import parse_size
@@ -91,6 +92,7 @@ def begin(session: Session, request: schema.VmCreate) -> schema.Operation:
 @vm_options
 @click.option("--no-start", is_flag=True, help="Only make it.")
 @click.option("--no-wait", is_flag=True, help="Print the operation's id and return at once.")
+@click.option("--dry-run", is_flag=True, help="Only print the steps.")
 @data.format_option
 @pass_session
 def create(
@@ -99,18 +101,34 @@ def create(
     *,
     no_start: bool,
     no_wait: bool,
+    dry_run: bool,
     output: str,
     **given: Any,  # noqa: ANN401  vm_options
 ) -> None:
     """Make a VM and, unless told otherwise, start it and wait until it is ready."""
     request = wish(session, given)
     request.start = not no_start
+    if dry_run:
+        print_plan(session.client.plan_create(request), output)
+        return
     operation = begin(session, request)
     if no_wait:
         print_operation(operation, output)
         return
     final = progress.watch(session.client, operation)
     print_vm(session, final.target, output)
+
+
+def print_plan(steps: Sequence[schema.PlannedStep], output: str) -> None:
+    """What a dry run leaves on stdout."""
+    data.show_list(
+        msgspec.to_builtins(steps),
+        output,
+        headings=("STAGE", "WHAT", "LEAVES"),
+        row=lambda step: (step["stage"], step["what"], dash(", ".join(step["effects"]))),
+        name="stage",
+        empty="nothing is to be done",
+    )
 
 
 def print_operation(operation: schema.Operation, output: str) -> None:

@@ -35,7 +35,8 @@ def _forwards(values: list[schema.Forward]) -> tuple[Forward, ...]:
     return tuple(Forward(value.host_port, value.guest_port) for value in values)
 
 
-def _spec(service: Service, data: schema.VmCreate) -> VmSpec:
+def spec_of(service: Service, data: schema.VmCreate) -> VmSpec:
+    """What a request asks for; NotFoundError for an unknown image, InvalidInputError."""
     image = service.context.images.get(data.image)
     return VmSpec(
         image=image.name,
@@ -86,7 +87,7 @@ class VmController(Controller):
     ) -> schema.Operation:
         """Begin vm.create; follow the operation to see it become ready."""
         run = service.engine.create(
-            data.name, data.image, _spec(service, data), start=data.start, ready_s=data.timeout_s
+            data.name, data.image, spec_of(service, data), start=data.start, ready_s=data.timeout_s
         )
         return _operation(run.record)
 
