@@ -19,10 +19,13 @@ from banger.model.spec import VmSpec
 from banger.model.units import GIB, MIB
 from banger.vmm import confinement
 from banger.vmm.confinement import ProgramFiles
+from tests.framework.toy import _manifest
 
 PATHS = VmPaths(Path("/s/vms/a"), Path("/r/vms/a"))
 IMAGE = Path("/s/images/d")
-BOOT = BootStack(*(IMAGE / name for name in ("kernel", "initramfs", "rootfs", "seed")), "rw", None)
+BOOT = BootStack(
+    *(IMAGE / name for name in ("kernel", "initramfs", "rootfs", "seed")), "rw", _manifest(0, {})
+)
 SPEC = VmSpec(vcpus=2, memory_mib=512, disk_bytes=8 * GIB, work_bytes=16 * GIB)
 LEASE = Lease("a" * 12, 3, "02:00:00:00:00:03", "10.0.0.3", 24, "10.0.0.1", "10.0.0.2")
 FILES = ProgramFiles(("/usr/bin/vmm", "/lib/libc.so"), ("/usr/share/vmm",))
@@ -82,6 +85,7 @@ def test_firecracker_gets_its_sockets_directory_and_the_network_in_which_its_tap
         ("/s/images/d/kernel", "read"),
         ("/s/vms/a/identity.tar", "read"),
         ("/s/vms/a/overlay.img", "write"),
+        ("/s/vms/a/vmm.log", "write"),
         ("/s/vms/a/work.img", "write"),
     ]
     assert may.namespaces == NamespacePair(7, 8)

@@ -20,6 +20,7 @@ class Played:
 
     def __init__(self, answers):
         self.answers, self.connections, self.requests = list(answers), 0, []
+        self.silent = []
 
     async def serve(self, reader, writer):
         self.connections += 1
@@ -38,7 +39,8 @@ class Played:
                     self.requests.append((request.method, request.target, bytes(body)))
                     answer = self.answers.pop(0)
                     if answer is None:
-                        await asyncio.sleep(3600)
+                        self.silent.append(asyncio.current_task())
+                        await asyncio.Event().wait()
                     if isinstance(answer, bytes):
                         writer.write(answer)
                         return
@@ -72,6 +74,8 @@ async def playing(directory, *answers):
     finally:
         await api.close()
         server.close()
+        for task in played.silent:
+            task.cancel()
 
 
 async def test_all_requests_go_over_one_connection(tmp_path):
