@@ -284,6 +284,10 @@ def become_root():
     return os.getuid()
 
 
+def groups():
+    return os.getgroups()
+
+
 def drop_groups():
     os.setgroups([])
     return "dropped"

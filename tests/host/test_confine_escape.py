@@ -365,6 +365,11 @@ def test_it_cannot_become_root(refused):
     refused("become_root", "EINVAL", "EPERM", control="root")
 
 
+def test_roots_vmm_has_none_of_roots_groups(world, has):
+    if world.uid == 0:  # others cannot drop theirs
+        assert has("groups") == []
+
+
 def test_groups_cannot_be_dropped(refused):
     refused("drop_groups", "EPERM", control="root")
 
@@ -399,6 +404,40 @@ def test_memory_has_an_end(refused):
 
 def test_no_core_is_dumped(refused, world):
     refused("dump_core", "EPERM", directory=world.own_dir)
+
+
+# Where system calls cannot be filtered: each of the other layers must do alone what the filter does too
+
+
+@pytest.fixture
+def refused_without_filter(world):
+    """As ``refused``, on a host without filters of system calls."""
+
+    def check(attempt, /, *reasons, **arguments):
+        arguments = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
+        free, confined = world.attempt(attempt, arguments, refuse=["filters"])
+        assert "no filter of system calls" in confined["how"], confined
+        assert "got" in free["answer"], free
+        assert confined["answer"].get("denied") in reasons, confined["answer"]
+
+    return check
+
+
+def test_no_user_namespace_can_be_made_without_a_filter(refused_without_filter):
+    refused_without_filter("new_user_namespace", "ENOSPC")
+    refused_without_filter("clone_user_namespace", "ENOSPC")
+
+
+@pytest.mark.parametrize(
+    "ring", [hostile.SESSION_KEYRING, hostile.USER_KEYRING], ids=["session", "user"]
+)
+def test_keys_are_not_found_without_a_filter(refused_without_filter, ring):
+    refused_without_filter("read_key", "ENOKEY", keyring=ring, name="banger-secret")
+
+
+def test_no_process_can_be_traced_or_read_without_a_filter(refused_without_filter, world):
+    refused_without_filter("attach", "ESRCH", pid=world.victim)
+    refused_without_filter("read_memory", "ESRCH", pid=world.victim, address=world.secret_at)
 
 
 # Where the host refuses namespaces
