@@ -253,6 +253,35 @@ def test_a_drive_that_has_grown_is_looked_at_again_and_its_limits_can_change(boo
     )
 
 
+def test_a_serial_path_that_cannot_be_opened_is_refused_at_the_start():
+    with stand_in(play=Play(version="1.14.0")) as made:
+        made.configure("/bin/sh")
+        made.put("/serial", serial_out_path="/no/serial")
+        words = "Start microvm error: Failed to create device manager: Error with EventFd: No such file or directory (os error 2)"
+        assert made.fault("PUT", "/actions", START) == words
+
+
+def test_a_nul_in_the_command_line_makes_it_panic_at_the_start():
+    with stand_in() as made:
+        made.configure("/bin/sh", boot_args="a\0b")
+        with pytest.raises(ConnectionError):
+            made.ask("PUT", "/actions", START)
+        assert made.process.wait(END_S) == -signal.SIGABRT
+        assert (
+            "Cannot create cstring from cmdline string: NullTerminator" in made.console.read_text()
+        )
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_kernel_of_either_width_boots(bits):
+    with stand_in() as made:
+        kernel = made.directory / "kernel"
+        kernel.write_bytes(toy_kernel("reset", bits=bits))
+        made.configure(kernel)
+        made.act("InstanceStart")
+        assert made.process.wait(END_S) == 0
+
+
 def test_a_guest_that_cannot_be_started_leaves_the_process_waiting_for_a_better_one(tmp_path):
     with stand_in() as made:
         kernel = tmp_path / "kernel"

@@ -60,15 +60,21 @@ BEHAVIOURS = {
 }
 
 
-def toy_kernel(behaviour):
-    """The ELF of a kernel that behaves so."""
+def toy_kernel(behaviour, *, bits=32):
+    """The ELF of a kernel that behaves so. A Firecracker takes 64-bit ones only; both are entered in the same way."""
     code = BEHAVIOURS[behaviour]
     note = struct.pack("<III4sI", 4, 4, 18, b"Xen", BASE)  # XEN_ELFNOTE_PHYS32_ENTRY
-    ident = b"\x7fELF\x01\x01\x01" + bytes(9)
-    header = ident + struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, BASE, 52, 0, 0, 52, 32, 2, 0, 0, 0)
-    load = struct.pack("<IIIIIIII", 1, 0x1000, BASE, BASE, len(code), len(code), 7, 0x1000)
-    noted = struct.pack("<IIIIIIII", 4, 0x200, 0, 0, len(note), len(note), 4, 4)
-    head = (header + load + noted).ljust(0x200, b"\0") + note
+    size = len(code)
+    if bits == 32:
+        rest = struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, BASE, 52, 0, 0, 52, 32, 2, 0, 0, 0)
+        load = struct.pack("<IIIIIIII", 1, 0x1000, BASE, BASE, size, size, 7, 0x1000)
+        noted = struct.pack("<IIIIIIII", 4, 0x200, 0, 0, len(note), len(note), 4, 4)
+    else:
+        rest = struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, BASE, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+        load = struct.pack("<IIQQQQQQ", 1, 7, 0x1000, BASE, BASE, size, size, 0x1000)
+        noted = struct.pack("<IIQQQQQQ", 4, 4, 0x200, 0, 0, len(note), len(note), 4)
+    ident = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)
+    head = (ident + rest + load + noted).ljust(0x200, b"\0") + note
     return head.ljust(0x1000, b"\0") + code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -12,9 +13,18 @@ SOCKET_PATH_BYTES = 108  # with the closing NUL: unix(7)
 INTERFACE_NAME_BYTES = 16  # likewise: netdevice(7)
 
 
+MUSL = {
+    errno.EADDRINUSE: "Address in use", errno.EBUSY: "Resource busy", errno.EDQUOT: "Quota exceeded",
+    errno.EIO: "I/O error", errno.ELOOP: "Symbolic link loop", errno.EMFILE: "No file descriptors available",
+    errno.ENAMETOOLONG: "Filename too long", errno.ENOMEM: "Out of memory", errno.ENOTTY: "Not a tty",
+}  # fmt: skip
+"""What musl, with which Firecracker is released, says otherwise than this host's C library."""
+
+
 def said(error: OSError) -> str:
     """As Rust shows an error of the operating system."""
-    return f"{os.strerror(error.errno or 0)} (os error {error.errno})"
+    number = error.errno or 0
+    return f"{MUSL.get(number, os.strerror(number))} (os error {number})"
 
 
 def can_open(path: str, *, writable: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.framework.firecracker import engine, host
 from tests.framework.firecracker.machine import Machine
-from tests.framework.firecracker.resources import Resources, Values, backing_file
+from tests.framework.firecracker.resources import Resources, Values, backing_file, limiter
 from tests.framework.firecracker.routes import NOT_HERE, FaultError
 
 MISSING = "Failed perform action on device: Device not found"
@@ -43,7 +43,7 @@ class Devices:
                 raise FaultError(f"{NOT_HERE} way to give a running guest another file; the same file with another size works")  # fmt: skip
             await self._machine.ask("block_resize", device=name, size=host.size_bytes(path))
         if values["rate_limiter"] is not None:
-            drive["rate_limiter"] = {**(drive["rate_limiter"] or {}), **_given(values["rate_limiter"])}  # fmt: skip
+            drive["rate_limiter"] = _changed(drive["rate_limiter"], values["rate_limiter"])
             await self._machine.ask("block_set_io_throttle", **_throttle(name, drive))
 
     def patch_network(self, values: Values) -> None:
@@ -54,7 +54,13 @@ class Devices:
             raise FaultError(f"Network config error: Unable to update the net device: {MISSING}")
         for key in ("rx_rate_limiter", "tx_rate_limiter"):
             if values[key] is not None:
-                network[key] = {**(network[key] or {}), **_given(values[key])}
+                network[key] = _changed(network[key], values[key])
+
+    def patch_pmem(self, values: Values) -> None:
+        """There is no such device; without a limiter there is nothing to do."""
+        if values["rate_limiter"] is not None:
+            what = "Pmem config error: Unable to patch the pmem device:"
+            raise FaultError(f"{what} {MISSING} Please verify the request arguments.")
 
     def _balloon(self, what: str) -> Values:
         """The balloon; FaultError, that begins with ``what``, if there is none."""
@@ -106,9 +112,10 @@ class Devices:
         raise FaultError("Balloon update error: Balloon: Attempting to use hinting when not enabled")  # fmt: skip
 
 
-def _given(limiter: Values) -> Values:
-    """The buckets that an update names; the others stay."""
-    return {key: bucket for key, bucket in limiter.items() if bucket is not None}
+def _changed(old: Values | None, new: Values) -> Values | None:
+    """A rate limiter with the buckets that an update names; the others stay."""
+    given = {key: bucket for key, bucket in new.items() if bucket is not None}
+    return limiter({"bandwidth": None, "ops": None, **(old or {}), **given})
 
 
 def _throttle(name: str, drive: Values) -> Values:

@@ -51,16 +51,25 @@ class Machine:
         self._said = bytearray()
         self._tasks: set[asyncio.Task[None]] = set()
         self._killed = False
+        self._console: int | None = None
+
+    def open_console(self) -> None:
+        """Open what is to take the console, if it is not standard output; FaultError. Firecracker does so before it loads the kernel."""
+        path = self.resources.serial_out_path
+        try:
+            self._console = None if path is None else host.open_output(path)
+        except OSError as error:
+            what = "Start microvm error: Failed to create device manager: Error with EventFd:"
+            raise FaultError(f"{what} {host.said(error)}") from error
 
     async def start(self, snapshot: int | None = None) -> None:
         """Start QEMU with the guest not running yet; FaultError with its last words if it cannot."""
+        console, self._console = self._console, None
         ours, theirs = socket.socketpair()
         agent = socket.socket(socket.AF_UNIX)
         agent.bind(self.agent_path)
         agent.listen(1)
         fds = engine.Descriptors(theirs.fileno(), agent.fileno(), self.resources.taps, snapshot)
-        path = self.resources.serial_out_path
-        console = None if path is None else host.open_output(path)
         words = engine.argv(find_program(engine.PROGRAM), self.resources, fds, khz=tsc_khz())
         try:
             self._process = await asyncio.create_subprocess_exec(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import os
-import resource
 import signal
 import socket
 import sys
@@ -15,6 +13,7 @@ from typing import Any, NoReturn
 
 from tests.framework.firecracker import command, host, official, schema
 from tests.framework.firecracker.command import Arguments
+from tests.framework.firecracker.ending import FatalError, die, panic
 from tests.framework.firecracker.jsontext import JsonError
 from tests.framework.firecracker.log import Log
 from tests.framework.firecracker.play import Play, find
@@ -24,16 +23,6 @@ from tests.framework.firecracker.shapes import LEVEL
 from tests.framework.firecracker.vmm import Instance, Vmm
 
 _LAST_ANSWER_S = 0.2  # the client gets to know why
-
-
-class FatalError(Exception):
-    """The process ends with ``status``; ``message`` goes to the log, ``shown`` (Rust's form of it) to standard error."""
-
-    def __init__(self, message: str, shown: str, status: int = command.GENERIC_ERROR) -> None:
-        super().__init__(message)
-        self.message = message
-        self.shown = shown
-        self.status = status
 
 
 def main(program: str, words: list[str], written: str = "{}") -> NoReturn:
@@ -51,7 +40,7 @@ def main(program: str, words: list[str], written: str = "{}") -> NoReturn:
         log(f"Firecracker exiting with error. exit_code={error.status}", "Error")
         sys.exit(error.status)
     if status < 0:
-        _die(signal.Signals(-status))
+        die(signal.Signals(-status))
     log("Firecracker exiting successfully. exit_code=0")
     sys.exit(status)
 
@@ -60,22 +49,9 @@ def _arguments(words: list[str]) -> Arguments:
     try:
         return command.parse(words)
     except command.UsageError as error:
-        message = f"Arguments parsing error: {error.message} \n\nFor more information try --help."
+        # Firecracker does write backslashes.
+        message = rf"Arguments parsing error: {error.message} \n\nFor more information try --help."
         raise FatalError(message, f"ParseArguments({error.shown})", command.ARG_PARSING) from error
-
-
-def _die(number: signal.Signals) -> NoReturn:
-    """End by a signal, without a core."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    sys.exit(command.UNEXPECTED_ERROR)
-
-
-def _panic(why: str) -> NoReturn:
-    """Rust's way out."""
-    sys.stderr.write(f"thread 'main' panicked: {why}\n")
-    _die(signal.SIGABRT)
 
 
 def _run(play: Play, arguments: Arguments, log: Log) -> int:
@@ -89,10 +65,10 @@ def _run(play: Play, arguments: Arguments, log: Log) -> int:
         raise FatalError("This stand-in has no snapshots of Firecracker's", "DescribeSnapshot")
     wrong = command.instance_id_error(arguments["id"] or "")
     if wrong:
-        _panic(f"Invalid instance ID: {wrong}")
+        panic(f"Invalid instance ID: {wrong}", log)
     for name in command.NUMBERS:
         if not (arguments[name] or "0").isdigit():
-            _panic(f"'{name}' parameter expected to be of 'usize' type.")
+            panic(f"'{name}' parameter expected to be of 'usize' type.", log)
     _configure_log(log, arguments)
     log(f"Running Firecracker v{play.version}")
     return asyncio.run(_serve(play, arguments, log))
@@ -128,7 +104,7 @@ async def _serve(play: Play, arguments: Arguments, log: Log) -> int:
             described = _official(log)
             server = asyncio.create_task(Server(vmm, play, log, described, limit).run(listener))
         if arguments["config-file"] is not None:
-            await _boot_from_file(vmm, play, Path(arguments["config-file"]), "no-api" in arguments.flags)  # fmt: skip
+            await _boot_from_file(vmm, play, Path(arguments["config-file"]), log, "no-api" in arguments.flags)  # fmt: skip
         return await _until_the_end(vmm, ended, server, log)
     finally:
         if server is not None:
@@ -184,12 +160,12 @@ def _official(log: Log) -> official.Official | None:
     return official.read(Path(answer.found))
 
 
-async def _boot_from_file(vmm: Vmm, play: Play, path: Path, without_api: bool) -> None:
+async def _boot_from_file(vmm: Vmm, play: Play, path: Path, log: Log, without_api: bool) -> None:
     kind, prefix = ("RunWithoutApiError", "BuildMicroVMFromJson") if without_api else ("RunWithApi", "BuildFromJson")  # fmt: skip
     try:
         text = path.read_bytes()
     except OSError as error:
-        _panic(f"Unable to open or read from the configuration file: {host.said(error)}")
+        panic(f"Unable to open or read from the configuration file: {host.said(error)}", log)
     what = "Configuration for VMM from one single json failed:"
     try:
         _configure(vmm, schema.CONFIG_FILE.decode(text, play.numbers))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.framework.firecracker import schema
-from tests.framework.firecracker.jsontext import JsonError, parse
+from tests.framework.firecracker.jsontext import JsonError, loads
 from tests.framework.firecracker.shapes import Struct, Version
 
 NOT_HERE = "This stand-in for Firecracker has no"
@@ -44,7 +44,6 @@ class Endpoint:
     body: Struct | None = None
     since: Version = ()
     id_field: str = ""  # the body's field that repeats the path's id
-    here: bool = True  # whether the stand-in can do it
 
 
 _1_14, _1_16 = schema.V1_14, schema.V1_16
@@ -57,13 +56,13 @@ ENDPOINTS = (
     Endpoint("GET", "/balloon/statistics", "get-balloon-stats"),
     Endpoint("GET", "/balloon/hinting/status", "get-hinting", since=_1_14),
     Endpoint("GET", "/mmds", "get-mmds"),
-    Endpoint("GET", "/hotplug/memory", "memory hotplug", since=_1_14, here=False),
+    Endpoint("GET", "/hotplug/memory", "get-hotplug", since=_1_14),
     Endpoint("PUT", "/actions", "act", schema.ACTION),
     Endpoint("PUT", "/balloon", "put-balloon", schema.BALLOON),
     Endpoint("PUT", "/boot-source", "put-boot", schema.BOOT_SOURCE),
     Endpoint("PUT", "/cpu-config", "put-cpu", schema.CPU_CONFIG),
     Endpoint("PUT", "/drives/{drive_id}", "put-drive", schema.DRIVE, id_field="drive_id"),
-    Endpoint("PUT", "/pmem/{id}", "pmem device", since=_1_14, here=False),
+    Endpoint("PUT", "/pmem/{id}", "put-pmem", schema.PMEM, since=_1_14, id_field="id"),
     Endpoint("PUT", "/logger", "put-logger", schema.LOGGER),
     Endpoint("PUT", "/serial", "put-serial", schema.SERIAL, since=_1_14),
     Endpoint("PUT", "/machine-config", "put-machine", schema.MACHINE),
@@ -75,7 +74,7 @@ ENDPOINTS = (
     Endpoint("PUT", "/snapshot/load", "load-snapshot", schema.SNAPSHOT_LOAD),
     Endpoint("PUT", "/vsock", "put-vsock", schema.VSOCK),
     Endpoint("PUT", "/entropy", "put-entropy", schema.ENTROPY),
-    Endpoint("PUT", "/hotplug/memory", "memory hotplug", since=_1_14, here=False),
+    Endpoint("PUT", "/hotplug/memory", "put-hotplug", schema.HOTPLUG, since=_1_14),
     Endpoint("PATCH", "/balloon", "patch-balloon", schema.BALLOON_UPDATE),
     Endpoint("PATCH", "/balloon/statistics", "patch-balloon-stats", schema.BALLOON_STATS),
     Endpoint("PATCH", "/balloon/hinting/start", "start-hinting", schema.HINTING_START, since=_1_14),
@@ -84,9 +83,9 @@ ENDPOINTS = (
     Endpoint("PATCH", "/machine-config", "patch-machine", schema.MACHINE_UPDATE),
     Endpoint("PATCH", "/mmds", "patch-mmds"),
     Endpoint("PATCH", "/network-interfaces/{iface_id}", "patch-network", schema.NETWORK_UPDATE, id_field="iface_id"),
-    Endpoint("PATCH", "/pmem/{id}", "pmem device", since=_1_16, here=False),
+    Endpoint("PATCH", "/pmem/{id}", "patch-pmem", schema.PMEM_UPDATE, since=_1_16, id_field="id"),
     Endpoint("PATCH", "/vm", "patch-vm", schema.VM_STATE),
-    Endpoint("PATCH", "/hotplug/memory", "memory hotplug", since=_1_14, here=False),
+    Endpoint("PATCH", "/hotplug/memory", "patch-hotplug", schema.HOTPLUG_SIZE, since=_1_14),
 )  # fmt: skip
 _BY_NAME = {(endpoint.method, endpoint.path): endpoint for endpoint in ENDPOINTS}
 _EMPTY = {"PUT": "Empty PUT request.", "PATCH": "Empty PATCH request."}
@@ -109,8 +108,6 @@ def route(method: str, target: str, body: bytes, version: Version) -> Call:
     endpoint = _BY_NAME.get((method, _path(method, tokens)))
     if endpoint is None or version < endpoint.since:
         raise FaultError(_unknown(method, tokens, version))
-    if not endpoint.here:
-        raise FaultError(f"{NOT_HERE} {endpoint.action}")
     item = tokens[1] if len(tokens) > 1 else ""
     if endpoint.id_field:
         _check_id(item)
@@ -168,7 +165,7 @@ def _mismatch(endpoint: Endpoint, item: str, said: str) -> str:
 def _decode(endpoint: Endpoint, body: bytes, version: Version) -> Call:
     try:
         if endpoint.body is None:
-            value = parse(body).plain if body and endpoint.method != "GET" else None
+            value = loads(body) if body and endpoint.method != "GET" else None
             return Call(endpoint.action, {"value": value})
         values = endpoint.body.decode(body or b"{}", version)
     except JsonError as error:

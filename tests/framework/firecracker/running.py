@@ -33,13 +33,20 @@ class _Connection(http.client.HTTPConnection):
 
 
 class StandIn:
-    """The process and its files, all in ``directory`` (whose path must be short); ``wrapper`` goes in front of the command line."""
+    """The process and its files, all in ``directory`` (whose path must be short). ``wrapper`` goes in front of the command line;
+    ``program`` may be a real Firecracker.
+    """
 
     def __init__(
-        self, directory: Path, play: Play, *words: str, wrapper: tuple[str, ...] = ()
+        self,
+        directory: Path,
+        play: Play,
+        *words: str,
+        wrapper: tuple[str, ...] = (),
+        program: Path | None = None,
     ) -> None:
         self.directory = directory
-        self.program = make_firecracker(directory / "bin", play=play)
+        self.program = program or make_firecracker(directory / "bin", play=play)
         self.socket = directory / "api.sock"
         self.vsock = directory / "v.sock"
         self.console = directory / "console.log"

@@ -10,7 +10,7 @@ from tests.framework.firecracker.shapes import (
     IPV4,
     LEVEL,
     MAC,
-    Anything,
+    REGISTER,
     Flag,
     ListOf,
     OneOf,
@@ -66,7 +66,7 @@ BOOT_SOURCE = Struct(
 _BITMAP = need("bitmap", TEXT)
 _REGISTER = Struct(
     "CpuidRegisterModifier",
-    (need("register", OneOf(("eax", "ebx", "ecx", "edx"))), _BITMAP),
+    (need("register", REGISTER), _BITMAP),
     "CpuidRegisterModifier",
 )
 _LEAF = Struct(
@@ -117,7 +117,7 @@ LOGGER = Struct(
     "Logger",
 )
 _TEMPLATES = OneOf(("C3", "T2", "T2S", "None", "T2CL", "T2A"))
-_PAGES = OneOf(("None", "2M"), later=(("Transparent", V1_17),))
+_PAGES = OneOf(("None", ("Transparent", V1_17), "2M"))
 MACHINE = Struct(
     "MachineConfig",
     (
@@ -171,6 +171,32 @@ NETWORK_UPDATE = Struct(
     (need("iface_id", TEXT), option("rx_rate_limiter", LIMITER), option("tx_rate_limiter", LIMITER)),
     "PartialNetworkInterface",
 )  # fmt: skip
+PMEM = Struct(
+    "PmemConfig",
+    (
+        need("id", TEXT),
+        need("path_on_host", TEXT),
+        default("root_device", FLAG, value=False),
+        default("read_only", FLAG, value=False),
+        option("rate_limiter", LIMITER, since=V1_16),
+    ),
+    "Pmem",
+)
+PMEM_UPDATE = Struct(
+    "PmemDeviceUpdateConfig", (need("id", TEXT), option("rate_limiter", LIMITER)), "PartialPmem"
+)
+HOTPLUG = Struct(
+    "MemoryHotplugConfig",
+    (
+        need("total_size_mib", U32),
+        default("block_size_mib", U32, 2),
+        default("slot_size_mib", U32, 128),
+    ),
+    "MemoryHotplugConfig",
+)
+HOTPLUG_SIZE = Struct(
+    "MemoryHotplugSizeUpdate", (need("requested_size_mib", U32),), "MemoryHotplugSizeUpdate"
+)
 SERIAL = Struct(
     "SerialConfig",
     (option("serial_out_path", TEXT), option("rate_limiter", BUCKET, since=V1_16)),
@@ -232,8 +258,8 @@ CONFIG_FILE = Struct(
         default("network-interfaces", ListOf(NETWORK), []),
         option("vsock", VSOCK),
         option("entropy", ENTROPY),
-        default("pmem", Anything(), [], since=V1_14),
-        option("memory-hotplug", Anything(), since=V1_14),
+        default("pmem", ListOf(PMEM), [], since=V1_14),
+        option("memory-hotplug", HOTPLUG, since=V1_14),
     ),
     "FullVmConfiguration",
 )

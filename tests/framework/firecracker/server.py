@@ -47,9 +47,9 @@ class Answer:
         return made
 
 
-def fault(message: str, status: int = 400) -> Answer:
+def fault(message: str, status: int = 400, *, deprecated: bool = False) -> Answer:
     """An answer that refuses."""
-    return Answer(status, _compact({"fault_message": message}))
+    return Answer(status, _compact({"fault_message": message}), deprecated)
 
 
 def unreadable(why: str) -> Answer:
@@ -194,24 +194,28 @@ class Server:
         self._log(f"The API server received a {what}.", thread="fc_api")
 
     async def _do(self, method: str, target: str, body: bytes) -> Answer:
+        deprecated = ""
         try:
             refused = (self._play.refuse or {}).get(f"{method} {target}")
             if refused:
                 raise FaultError(refused)  # noqa: TRY301  one place makes answers of faults
             call = route(method, target, body, self._play.numbers)
+            deprecated = call.deprecated
             self._judge(method, target, body)
             value = await self._vmm.perform(call)
         except FaultError as error:
             name = {400: "Bad Request", 413: "Payload too large"}[error.status]
             self._log(f"Received Error. Status code: {error.status} {name}. Message: {error.message}", "Error", "fc_api")  # fmt: skip
-            return fault(error.message, error.status)
-        if call.deprecated:
-            self._log(call.deprecated, "Warn", "fc_api")
+            return fault(error.message, error.status, deprecated=bool(deprecated))
+        except OSError as error:  # not the client's, whose own end it
+            raise RuntimeError("the stand-in is broken") from error
+        if deprecated:
+            self._log(deprecated, "Warn", "fc_api")
         if call.action == "act" and call.values["action_type"] == "InstanceStart":
             self._plan_death()
         status, word = (204, "No Content") if value is None else (200, "OK")
         self._log(f"The request was executed successfully. Status code: {status} {word}.", thread="fc_api")  # fmt: skip
-        return Answer(status, b"" if value is None else _compact(value), bool(call.deprecated))
+        return Answer(status, b"" if value is None else _compact(value), bool(deprecated))
 
     def _judge(self, method: str, target: str, body: bytes) -> None:
         """Refuse what the official description does not allow although Firecracker (or this stand-in) would take it."""

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tests.framework.firecracker.jsontext import JsonError, Node, parse
+from tests.framework.firecracker.jsontext import JsonError, Member, Node, finish, parse
 
 Version = tuple[int, ...]
 
@@ -28,8 +28,8 @@ class Text:
     """A string."""
 
     def read(self, node: Node, version: Version) -> str:
-        if node.kind != "string":
-            raise JsonError(f"invalid type: {node.shown}, expected a string", node.end)
+        if node.sound().kind != "string":
+            raise node.unexpected("a string")
         return node.value
 
 
@@ -37,8 +37,8 @@ class Flag:
     """A boolean."""
 
     def read(self, node: Node, version: Version) -> bool:
-        if node.kind != "boolean":
-            raise JsonError(f"invalid type: {node.shown}, expected a boolean", node.end)
+        if node.sound().kind != "boolean":
+            raise node.unexpected("a boolean")
         return node.value
 
 
@@ -49,8 +49,8 @@ class Whole:
     name: str
 
     def read(self, node: Node, version: Version) -> int:
-        if node.kind != "integer":
-            raise JsonError(f"invalid type: {node.shown}, expected {self.name}", node.end)
+        if node.sound().kind != "integer":
+            raise node.unexpected(self.name)
         bits = 64 if self.name == "usize" else int(self.name[1:])
         if not 0 <= node.value < 1 << bits:
             raise JsonError(f"invalid value: {node.shown}, expected {self.name}", node.end)
@@ -59,16 +59,19 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """One of these words; ``later`` ones came with a release."""
+    """One of these words; a pair is a word and the release that brought it."""
 
-    words: tuple[str, ...]
-    later: tuple[tuple[str, Version], ...] = ()
+    words: tuple[str | tuple[str, Version], ...]
+
+    def known(self, version: Version) -> list[str]:
+        """The words that the release knows."""
+        pairs = [(word, ()) if isinstance(word, str) else word for word in self.words]
+        return [word for word, since in pairs if version >= since]
 
     def read(self, node: Node, version: Version) -> str:
-        if node.kind != "string":
-            raise JsonError("expected value", node.end)
-        new = [word for word, since in self.later if version >= since]
-        known = [*self.words, *new]
+        if node.sound().kind != "string":
+            raise JsonError("expected value", node.start + 1)
+        known = self.known(version)
         if node.value not in known:
             message = f"unknown variant `{node.value}`, expected {_choice(known)}"
             raise JsonError(message, node.end)
@@ -81,13 +84,14 @@ class Checked:
 
     check: Callable[[str], str]
     refusal: str
+    late: bool = True
 
     def read(self, node: Node, version: Version) -> str:
         text = Text().read(node, version)
         try:
             return self.check(text)
         except ValueError:
-            raise JsonError(self.refusal, node.end) from None
+            raise JsonError(self.refusal, node.end, late=self.late) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +101,8 @@ class ListOf:
     kind: Kind
 
     def read(self, node: Node, version: Version) -> list[Any]:
-        if node.kind != "sequence":
-            raise JsonError(f"invalid type: {node.shown}, expected a sequence", node.end)
+        if node.sound().kind != "sequence":
+            raise node.unexpected("a sequence")
         return [self.kind.read(item, version) for item in node.value]
 
 
@@ -107,16 +111,9 @@ class TextMap:
     """An object with any keys, whose values are strings."""
 
     def read(self, node: Node, version: Version) -> dict[str, str]:
-        if node.kind != "map":
-            raise JsonError(f"invalid type: {node.shown}, expected a map", node.end)
-        return {key: Text().read(value, version) for key, _, value in node.value}
-
-
-class Anything:
-    """Any JSON."""
-
-    def read(self, node: Node, version: Version) -> Any:
-        return node.plain
+        if node.sound().kind != "map":
+            raise node.unexpected("a map")
+        return {member.key: Text().read(member.node, version) for member in node.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,26 +157,45 @@ class Struct:
 
     def read(self, node: Node, version: Version) -> dict[str, Any]:
         """Every known field with its value, in the order of the declaration."""
-        if node.kind != "map":
-            raise JsonError(f"invalid type: {node.shown}, expected struct {self.name}", node.end)
+        if node.sound().kind != "map":
+            raise node.unexpected(f"struct {self.name}")
         known = {field.name: field for field in self.known(version)}
         found: dict[str, Any] = {}
-        for key, key_end, value in node.value:
-            if key not in known:
-                expected = f"expected {_choice(list(known))}" if known else "there are no fields"
-                raise JsonError(f"unknown field `{key}`, {expected}", key_end)
-            if key in found:
-                raise JsonError(f"duplicate field `{key}`", key_end)
-            null = value.kind == "null" and known[key].nullable
-            found[key] = None if null else known[key].kind.read(value, version)
+        for member in node.value:
+            self._check_key(member, known, found)
+            found[member.key] = _member(known[member.key], member, version)
         for field in known.values():
             if field.required and field.name not in found:
                 raise JsonError(f"missing field `{field.name}`", node.end)
         return {name: found.get(name, field.default) for name, field in known.items()}
 
+    @staticmethod
+    def _check_key(member: Member, known: Mapping[str, Field], found: Mapping[str, Any]) -> None:
+        if member.key not in known:
+            if not member.key:
+                member.node.sound()
+            expected = f"expected {_choice(list(known))}" if known else "there are no fields"
+            raise JsonError(f"unknown field `{member.key}`, {expected}", member.key_after)
+        if member.key in found:
+            raise JsonError(f"duplicate field `{member.key}`", member.key_after)
+
     def decode(self, body: bytes, version: Version) -> dict[str, Any]:
         """The fields in ``body``; JsonError."""
-        return self.read(parse(body), version)
+        node = parse(body)
+        values = self.read(node, version)
+        finish(body, node)
+        return values
+
+
+def _member(field: Field, member: Member, version: Version) -> Any:
+    if member.node.kind == "null" and field.nullable:
+        return None
+    try:
+        return field.kind.read(member.node, version)
+    except JsonError as error:
+        if error.late:
+            raise JsonError(error.message, member.after) from error
+        raise
 
 
 def _choice(words: Sequence[str]) -> str:
@@ -195,6 +211,12 @@ def _mac(text: str) -> str:
     return text.lower()
 
 
+def _register(text: str) -> str:
+    if text not in {"eax", "ebx", "ecx", "edx"}:
+        raise ValueError(text)
+    return text
+
+
 def _level(text: str) -> str:
     names = {"warning": "Warn", **{w.lower(): w for w in ("Off", "Trace", "Debug", "Info", "Warn", "Error")}}  # fmt: skip
     if text.lower() not in names:
@@ -203,5 +225,8 @@ def _level(text: str) -> str:
 
 
 MAC = Checked(_mac, "The provided MAC address is invalid.")
+REGISTER = Checked(_register, "Invalid CPUID register. Must be one of [eax, ebx, ecx, edx]")
 LEVEL = Checked(_level, "Invalid LevelFilter")
-IPV4 = Checked(lambda text: str(ipaddress.IPv4Address(text)), "invalid IPv4 address syntax")
+IPV4 = Checked(
+    lambda text: str(ipaddress.IPv4Address(text)), "invalid IPv4 address syntax", late=False
+)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.framework.firecracker import engine, host, snapshot
+from tests.framework.firecracker.ending import panic
 from tests.framework.firecracker.live import MISSING, Devices
 from tests.framework.firecracker.log import Log
 from tests.framework.firecracker.machine import Machine
 from tests.framework.firecracker.play import Play
-from tests.framework.firecracker.resources import Resources, Values
-from tests.framework.firecracker.routes import Call, FaultError
+from tests.framework.firecracker.resources import CMDLINE_BYTES, Resources, Values
+from tests.framework.firecracker.routes import NOT_HERE, Call, FaultError
 from tests.framework.firecracker.vsock import Bridge
 
 AFTER_BOOT = "The requested operation is not supported after starting the microVM."
@@ -95,7 +96,9 @@ class Vmm:
             "put-mmds-config": resources.put_mmds_config,
             "put-network": resources.put_network,
             "put-vsock": resources.put_vsock,
-            "put-entropy": self._put_entropy,
+            "put-entropy": resources.put_entropy,
+            "put-pmem": lambda _: _refuse(f"{NOT_HERE} pmem devices"),
+            "put-hotplug": lambda _: _refuse(f"{NOT_HERE} memory hotplug"),
             "load-snapshot": self._load_snapshot,
         }
 
@@ -103,7 +106,8 @@ class Vmm:
         devices = Devices(self.resources, machine)
         hotplug: dict[str, Handler] = {}
         if self._instance.play.numbers >= (1, 16):  # hot-plugging, for which PCI must be enabled
-            hotplug = dict.fromkeys(("put-drive", "put-network"), _refuse_hotplug)
+            plugged = ("put-drive", "put-network", "put-pmem")
+            hotplug = dict.fromkeys(plugged, lambda _: _refuse("PCI is not enabled"))
         return {
             **self._common(),
             **hotplug,
@@ -116,6 +120,9 @@ class Vmm:
             "get-hinting": devices.no_hinting,
             "start-hinting": devices.no_hinting,
             "stop-hinting": devices.no_hinting,
+            "get-hotplug": lambda _: _refuse(f"Internal VMM error: {MISSING}"),
+            "patch-hotplug": lambda _: _refuse(f"Memory hotplug update error: {MISSING}"),
+            "patch-pmem": devices.patch_pmem,
             "create-snapshot": lambda values: self._create_snapshot(machine, values),
         }
 
@@ -126,7 +133,8 @@ class Vmm:
             "logger": self._put_logger, "metrics": self._put_metrics, "machine-config": resources.put_machine,
             "boot-source": resources.put_boot, "drives": resources.put_drive, "network-interfaces": resources.put_network,
             "vsock": resources.put_vsock, "balloon": resources.put_balloon, "mmds-config": resources.put_mmds_config,
-            "entropy": self._put_entropy,
+            "entropy": resources.put_entropy, "pmem": lambda _: _refuse(f"{NOT_HERE} pmem devices"),
+            "memory-hotplug": lambda _: _refuse(f"{NOT_HERE} memory hotplug"),
         }  # fmt: skip
 
     def _full(self) -> Values:
@@ -145,9 +153,6 @@ class Vmm:
 
     def _put_serial(self, values: Values) -> None:
         self.resources.serial_out_path = values["serial_out_path"]
-
-    def _put_entropy(self, values: Values) -> None:
-        self.resources.entropy = values
 
     def _put_metrics(self, values: Values) -> None:
         self.init_metrics(values["metrics_path"])
@@ -191,19 +196,31 @@ class Vmm:
         boot = self.resources.boot
         if boot is None:
             raise FaultError("Start microvm error: Cannot start microvm without kernel configuration.")  # fmt: skip
-        self._check_kernel(boot["kernel_image_path"])
         machine = Machine(self.resources, self._log)
+        machine.open_console()
+        self._check_kernel(boot)
         await machine.start()
         await machine.run()
         self._adopt(machine, "Running")
 
-    def _check_kernel(self, path: str) -> None:
-        bzimage = self._instance.play.numbers >= (1, 17) and host.starts_with(path, b"MZ")
-        if not bzimage and not host.starts_with(path, b"\x7fELF"):
+    def _check_kernel(self, boot: Values) -> None:
+        """Refuse what would not load, as far as Firecracker's loader finds it out."""
+        path, initrd = boot["kernel_image_path"], boot["initrd_path"]
+        newer = self._instance.play.numbers >= (1, 17)  # it tries a bzImage after the ELF
+        if not host.starts_with(path, b"\x7fELF") and not (newer and host.starts_with(path, b"MZ")):
+            kind, why = (
+                ("bzImage", "Invalid bzImage") if newer else ("ELF", "Invalid Elf magic number")
+            )
             raise FaultError(
                 "Start microvm error: System configuration error: Cannot load kernel due to invalid memory configuration "
-                "or invalid kernel image: Kernel Loader: failed to load ELF kernel image: Kernel Loader: Invalid Elf magic number"
+                f"or invalid kernel image: Kernel Loader: failed to load {kind} kernel image: Kernel Loader: {why}"
             )
+        if initrd and host.size_bytes(initrd) > self.resources.machine["mem_size_mib"] << 20:
+            raise FaultError("Start microvm error: Error with initrd initialization: Failed to compute the initrd address..")  # fmt: skip
+        if "\0" in engine.cmdline(self.resources, 0):
+            panic("Cannot create cstring from cmdline string: NullTerminator", self._log)
+        if len(engine.cmdline(self.resources, 0)) >= CMDLINE_BYTES:
+            raise FaultError("Start microvm error: Invalid kernel command line: Inserting string would make command line too long.")  # fmt: skip
 
     def _adopt(self, machine: Machine, state: str) -> None:
         self.machine = machine
@@ -279,5 +296,5 @@ _CONFIGURES = {
 }  # fmt: skip
 
 
-def _refuse_hotplug(_: Values) -> None:
-    raise FaultError("PCI is not enabled")
+def _refuse(message: str) -> None:
+    raise FaultError(message)

@@ -140,10 +140,7 @@ def test_a_kernel_and_its_command_line_are_looked_at(resources, disk):
         "Boot source error: The initrd file cannot be opened due to invalid path or invalid permissions. No such"
     )
     assert refused(resources.put_boot, {**boot, "boot_args": "x" * 2048}).endswith(
-        "is invalid: Inserting string would make command line too long."
-    )
-    assert refused(resources.put_boot, {**boot, "boot_args": "ä"}).endswith(
-        "String contains a non-printable ASCII character."
+        "is invalid: Invalid cmdline capacity provided."
     )
     resources.put_boot({**boot, "boot_args": "x" * 2047})
 
@@ -162,7 +159,7 @@ def test_a_vsock_path_that_is_taken_or_too_long_is_refused(resources, disk):
     what = "Vsock config error: Cannot create backend for vsock device: Error binding to the host-side Unix socket:"
     assert (
         refused(resources.put_vsock, {"guest_cid": 3, "uds_path": str(disk)})
-        == f"{what} Address already in use (os error 98)"
+        == f"{what} Address in use (os error 98)"
     )
     assert (
         refused(resources.put_vsock, {"guest_cid": 3, "uds_path": "/" + "x" * 107})
@@ -203,7 +200,7 @@ def test_a_tap_that_cannot_be_opened_is_refused(resources, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: True)
     assert refused(resources.put_network, network()) == (
         "Network config error: Could not create the network device: Open tap device failed: Error while creating ifreq structure: "
-        "Device or resource busy (os error 16). Invalid TUN/TAP Backend provided by t. Check our documentation on setting up the network devices."
+        "Resource busy (os error 16). Invalid TUN/TAP Backend provided by t. Check our documentation on setting up the network devices."
     )
     assert refused(resources.put_network, network(host_dev_name="x" * 16)).endswith(
         "Open tap device failed: Invalid interface name"
