@@ -50,6 +50,7 @@ def test_the_test_hosts_recipe_has_what_banger_looks_for_on_a_host():
         "coreutils",
         "util-linux",
         "mmdebstrap",
+        "lzop",
     }  # every Debian has them; images come from outside
     assert asked - essential - packages == set()
 
