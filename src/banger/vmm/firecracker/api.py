@@ -25,6 +25,8 @@ _HEADERS: Mapping[str, str] = {"Accept": "application/json", "Content-Type": "ap
 class FaultError(RefusedError):
     """Firecracker said no; ``detail`` is its fault message."""
 
+    next_step = "banger vm logs NAME --vmm"
+
     def __init__(self, what: str, endpoint: Endpoint, *, detail: str) -> None:
         super().__init__(what, detail=detail)
         self.endpoint = endpoint
@@ -57,7 +59,9 @@ class Api:
             return msgspec.convert(answer, InstanceInfo)
         except msgspec.ValidationError as error:
             raise GuestNotReadyError(
-                "Firecracker gave a malformed answer", detail=str(error)
+                "Firecracker gave a malformed answer",
+                detail=str(error),
+                hint="banger vm logs NAME --vmm",
             ) from error
 
     async def _within(
