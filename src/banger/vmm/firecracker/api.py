@@ -25,7 +25,7 @@ _HEADERS: Mapping[str, str] = {"Accept": "application/json", "Content-Type": "ap
 class FaultError(RefusedError):
     """Firecracker said no; ``detail`` is its fault message."""
 
-    next_step = "banger vm show NAME, and look whether its state allows that"
+    next_step = "banger vm logs NAME --vmm"
 
     def __init__(self, what: str, endpoint: Endpoint, *, detail: str) -> None:
         super().__init__(what, detail=detail)
@@ -61,7 +61,7 @@ class Api:
             raise GuestNotReadyError(
                 "Firecracker gave a malformed answer",
                 detail=str(error),
-                hint="banger vm stop --force, then start the VM again",
+                hint="banger vm logs NAME --vmm",
             ) from error
 
     async def _within(
