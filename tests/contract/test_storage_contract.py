@@ -139,12 +139,16 @@ async def test_a_file_that_boots_the_image_and_was_replaced_is_named(storage, bo
     assert raised.value.hint == "banger image build debian --force"
 
 
-async def test_a_work_disk_grows_and_then_passes_only_with_its_new_size(storage, root, boot, paths):
+async def test_a_work_disk_grows_and_passes_with_its_new_size_and_less(storage, root, boot, paths):
+    """Less: a daemon may end after it has grown a disk and before it has written that down."""
     await storage.create(boot, toy_spec(), paths, root)
+    with pytest.raises(HostLacksError):
+        await storage.check(boot, toy_spec(work_bytes=128 * MIB), paths)
     await storage.grow_work(paths, 128 * MIB)
     await storage.check(boot, toy_spec(work_bytes=128 * MIB), paths)
+    await storage.check(boot, toy_spec(), paths)
     with pytest.raises(HostLacksError):
-        await storage.check(boot, toy_spec(), paths)
+        await storage.check(boot, toy_spec(work_bytes=192 * MIB), paths)
 
 
 async def test_growing_to_the_same_size_is_fine(storage, root, boot, paths):

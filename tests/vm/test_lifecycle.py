@@ -414,6 +414,7 @@ def on_terminal(banger, *argv):
 
 def test_exec_on_a_terminal_is_a_session_in_the_guest(vm):
     with on_terminal(vm, "vm", "exec", "-t", "box", "--", "bash", "--norc") as screen:
+        screen.wait_for("bash-")
         screen.type("tty; stty size; echo host-$(hostname)\r")
         screen.wait_for("/dev/pts/")
         screen.wait_for("24 80")

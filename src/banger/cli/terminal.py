@@ -41,7 +41,7 @@ def terminal_size() -> tuple[int, int]:
 def _raw(descriptor: int) -> Iterator[None]:
     """The terminal hands every key through and is put back afterwards."""
     before: list[Any] = termios.tcgetattr(descriptor)
-    tty_modes.setraw(descriptor)
+    tty_modes.setraw(descriptor, termios.TCSADRAIN)  # what was typed ahead is the command's
     try:
         yield
     finally:

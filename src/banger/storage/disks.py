@@ -60,12 +60,16 @@ class DiskStorage:
         return root_disk.find(paths)
 
     async def check(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> None:
-        """The root disk is intact and this image's, the work disk an ext4 of the right size."""
+        """The root disk is intact and this image's, the work disk an ext4 of the right size.
+
+        A larger one was grown by a daemon that ended before it wrote that down: it is whole, and can be grown on.
+        """
         hint = _delete(paths)
         disk = root_disk.find(paths)
         if disk is None:
             raise HostLacksError(f"{paths.overlay} is missing", hint=hint)
-        check_size(paths.work, spec.work_bytes, hint)
+        if check_size(paths.work, None, hint) < spec.work_bytes:
+            check_size(paths.work, spec.work_bytes, hint)
         await root_disk.check(boot, spec.disk_bytes, disk, hint)
         if ext4_bytes(paths.work) is None:
             raise HostLacksError(f"{paths.work} has no ext4 file system any more", hint=hint)

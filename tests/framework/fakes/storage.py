@@ -54,13 +54,13 @@ class FakeStorage:
     async def check(self, boot, spec, paths):
         hint = f"banger vm delete {paths.state.name}, and create it again"
         disk = self.root(paths)
-        for path, wanted in (
-            (disk.path if disk else paths.overlay, f"{spec.disk_bytes} {boot.rootfs}\n"),
-            (paths.work, f"{spec.work_bytes}\n"),
-        ):
+        overlay = disk.path if disk else paths.overlay
+        for path in (overlay, paths.work):
             _there(path, hint)
-            if path.read_text() != wanted:
-                raise HostLacksError(f"{path} is damaged", hint=hint)
+        if overlay.read_text() != f"{spec.disk_bytes} {boot.rootfs}\n":
+            raise HostLacksError(f"{overlay} is damaged", hint=hint)
+        if int(paths.work.read_text() or 0) < spec.work_bytes:
+            raise HostLacksError(f"{paths.work} has the wrong size", hint=hint)
 
     def root(self, paths):
         return root_disk.find(paths)

@@ -51,6 +51,13 @@ def test_every_key_reaches_the_command_and_the_terminal_is_put_back(daemon, env)
         assert screen.now() == screen.modes
 
 
+def test_what_is_typed_ahead_is_not_lost(daemon, env):
+    with terminal(env, "read -r line; echo [$line]") as screen:
+        screen.type("early\r")
+        screen.wait_for("[early]")
+        assert screen.process.wait(20) == 0
+
+
 def test_the_command_has_the_terminals_size_and_follows_it(daemon, env):
     script = "trap 'stty size' WINCH; echo $TERM; stty size; while :; do sleep 0.1; done"
     with terminal(env, script, rows=30, cols=100) as screen:
