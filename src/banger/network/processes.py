@@ -72,20 +72,34 @@ def uplink_argv(
     """The uplink program's command line. The link ``uplink0`` is there already, with its address: the program may come and go.
 
     Both are told the holder's pid: slirp4netns 1.2 cannot sandbox itself as an ordinary user when it is given the namespaces' files.
+    For root it begins in a mount namespace of its own: slirp4netns makes only ``/`` private before it detaches its old root, so that
+    on a host with shared mounts (every one with systemd) it would unmount the host's /sys/fs/cgroup, /dev/pts and their like.
     """
     program = find_program(kind, package=UPLINKS[kind])
+    alone = _own_mounts() if os.geteuid() == 0 else []
     if kind == "pasta":
         identity = ["--runas", "0:0"] if os.geteuid() == 0 else []  # nobody may not enter
         return [
-            program, "--foreground", "--quiet", *identity, "--no-netns-quit", "--ns-ifname", UPLINK, "--mtu", str(MTU), "--ipv4-only", "--no-map-gw",
+            *alone, program, "--foreground", "--quiet", *identity, "--no-netns-quit", "--ns-ifname", UPLINK, "--mtu", str(MTU), "--ipv4-only", "--no-map-gw",
             "--address", plan.uplink_address, "--netmask", str(plan.uplink_prefix_length),
             "--gateway", plan.uplink_gateway, "--dns-forward", plan.uplink_dns,
             "-t", "none", "-u", "none", "-T", "none", "-U", "none", str(holder_pid),
         ]  # fmt: skip
     return [
-        program, "--disable-host-loopback", "--enable-sandbox", "--enable-seccomp", f"--mtu={MTU}", f"--cidr={plan.uplink}",
+        *alone, program, "--disable-host-loopback", "--enable-sandbox", "--enable-seccomp", f"--mtu={MTU}", f"--cidr={plan.uplink}",
         f"--ready-fd={ready_fd}", f"--exit-fd={exit_fd}", str(holder_pid), UPLINK,
     ]  # fmt: skip
+
+
+def _own_mounts() -> list[str]:
+    """The words before a command line that is to have mounts that it shares with nobody; the pid stays the same."""
+    return [
+        find_program("unshare", package="util-linux"),
+        "--mount",
+        "--propagation",
+        "private",
+        "--",
+    ]
 
 
 async def start_uplink(

@@ -135,6 +135,12 @@ def test_slirp4netns_is_sandboxed_and_has_no_way_to_the_hosts_loopback(monkeypat
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["slirp4netns", "pasta"])
+def test_roots_uplink_shares_no_mounts_with_the_host(monkeypatch, kind):
+    start = ["/usr/bin/unshare", "--mount", "--propagation", "private", "--", f"/usr/bin/{kind}"]
+    assert argv(kind, monkeypatch, uid=0)[:6] == start
+
+
 def test_pasta_maps_nothing_to_the_host_and_forwards_no_ports(monkeypatch):
     words = argv("pasta", monkeypatch)
     assert "--no-map-gw" in words
