@@ -19,6 +19,8 @@ from tests.framework.required import (  # noqa: F401  hooks
     pytest_sessionfinish,
 )
 
+REAL_FIRECRACKER = ("firecracker", "real")
+
 
 def pytest_collection_modifyitems(items):
     """Tests in tests/vm boot real guests, those in tests/host need namespaces: marked by where they are."""
@@ -95,6 +97,8 @@ def pytest_runtest_makereport(item):
     report = outcome.get_result()
     if report.when == "call":
         item.failed = report.failed
+        if item.get_closest_marker("firecracker"):  # a parameter may be called so too
+            report.user_properties.append(REAL_FIRECRACKER)
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -103,7 +107,7 @@ def pytest_terminal_summary(terminalreporter, config):
         report
         for kind in ("passed", "failed")
         for report in terminalreporter.stats.get(kind, ())
-        if "firecracker" in report.keywords and report.when == "call"
+        if REAL_FIRECRACKER in map(tuple, report.user_properties)
     ]
     found, why = firecracker_program.programs()
     if ran:

@@ -25,7 +25,8 @@ from banger.vmm.firecracker.binary import inspect
 from tests.framework.played import played_vmm, unconfined
 from tests.framework.toy import toy_request
 
-IN_TIME_S = 2  # beyond what a deadline that was set here takes
+IN_TIME_S = 2  # for an end that comes at once
+STAND_IN_S = 15  # the stand-in itself takes a while to start on a busy machine
 
 
 @pytest.fixture
@@ -54,12 +55,12 @@ def nothing_left(request):
     assert proc.find_by_argument(str(request.paths.api_socket)) == []
 
 
-async def failing(vmm, request, kind=HostLacksError):
+async def failing(vmm, request, kind=HostLacksError, *, within_s=STAND_IN_S):
     """What launching says; it must say it in time and leave nothing."""
     began = time.monotonic()
     with pytest.raises(kind) as raised:
         await vmm.launch(request)
-    assert time.monotonic() - began < IN_TIME_S
+    assert time.monotonic() - began < within_s
     assert raised.value.hint
     nothing_left(request)
     return raised.value
@@ -72,19 +73,20 @@ async def test_its_last_words_and_its_log_are_quoted(request_, program):
             f"echo 'Running' >> {log}; echo 'vcpu: IO read @ 0x70:0x1 failed' >> {log}; echo 'Error: oops' >&2; exit 1"
         ),
         request_,
+        within_s=IN_TIME_S,
     )
     assert error.what == "Firecracker for VM toy ended with status 1 before it was up"
     assert error.detail == "Running\nError: oops"
 
 
 async def test_a_status_of_its_own_is_explained(request_, program):
-    error = await failing(program("exit 148"), request_)
+    error = await failing(program("exit 148"), request_, within_s=IN_TIME_S)
     assert error.what.endswith("broke its own seccomp filter before it was up")
 
 
 async def test_only_what_this_run_said_is_quoted(request_, program):
     request_.paths.vmm_log.write_text("an old complaint\n")
-    error = await failing(program("echo new >&2; kill -SEGV $$"), request_)
+    error = await failing(program("echo new >&2; kill -SEGV $$"), request_, within_s=IN_TIME_S)
     assert error.what.endswith("was killed by SIGSEGV before it was up")
     assert error.detail == "new"
 
