@@ -11,7 +11,7 @@ from pathlib import Path
 from banger.images.recipe import LoadedRecipe
 from banger.images.resources import agent_dir, payload_dir
 
-_EXECUTABLE = {"finish.sh"}
+_EXECUTABLE = {"finish.sh", "banger-poweroff"}
 _LIB = "usr/lib/banger"
 
 

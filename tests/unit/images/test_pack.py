@@ -28,6 +28,17 @@ def test_the_payload_has_settings_units_the_agent_and_the_services_of_the_recipe
     assert "Restart=always" in files["etc/systemd/system/banger-agent.service"].decode()
 
 
+def test_programs_of_the_payload_can_be_executed_and_nothing_else():
+    with tarfile.open(
+        fileobj=io.BytesIO(payload_tar(payload_files(load_recipe("debian")), 0))
+    ) as archive:
+        programs = {m.name for m in archive if m.mode & 0o111}
+    assert programs == {
+        "./usr/lib/banger/finish.sh",
+        "./usr/lib/systemd/system-shutdown/banger-poweroff",
+    }
+
+
 def test_the_tar_is_the_same_twice_and_roots():
     files = payload_files(load_recipe("debian"))
     data = payload_tar(files, 1767225600)
