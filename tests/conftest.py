@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.framework import firecracker_program
 from tests.framework.installation import CACHE, Installation
 from tests.framework.inventory import inventory
 
@@ -96,3 +97,19 @@ def no_open_files_are_left(request):
     while (after := len(os.listdir("/proc/self/fd"))) > before + 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert after <= before + 3, f"{after - before} descriptors were left open"
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say which Firecracker was tested, or why none was: a suite that did not run must not look like one that passed."""
+    ran = [
+        report
+        for kind in ("passed", "failed")
+        for report in terminalreporter.stats.get(kind, ())
+        if "firecracker" in report.keywords and report.when == "call"
+    ]
+    found, why = firecracker_program.programs()
+    if ran:
+        what = f"{len(ran)} tests ran with Firecracker {found.version}"
+    else:
+        what = f"no test ran; {why or 'none was asked for, or this machine cannot'}"
+    terminalreporter.write_line(f"the real Firecracker: {what}")

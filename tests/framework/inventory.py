@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-PROGRAMS = ("qemu-system", "slirp4netns", "pasta", "bangerd", "banger.daemon", "banger.network", "banger_agent", "mmdebstrap")  # fmt: skip
+PROGRAMS = ("qemu-system", "firecracker --", "jailer --", "slirp4netns", "pasta", "bangerd", "banger.daemon", "banger.network", "banger_agent", "mmdebstrap")  # fmt: skip
 PREFIXES = ("bgr-", "banger-", "bare-", "bench-")
 
 

@@ -12,6 +12,7 @@ from banger.host import proc
 from banger.host.namespaces import probe_namespaces
 from banger.host.probe import root
 from banger.network.user import UserNetwork
+from tests.framework import firecracker_program
 from tests.framework.net_host import LinuxGuest, OwnHost, Wire
 
 
@@ -41,6 +42,14 @@ def namespaces_work():
     answer = probe_namespaces()
     if not answer:
         pytest.skip(f"no namespaces: {answer.why}; {answer.hint}")
+
+
+@pytest.fixture(scope="session")
+def firecracker():
+    """The real Firecracker and its jailer; see `firecracker_program.Programs`."""
+    if why := firecracker_program.why_not_here():
+        pytest.skip(f"no real Firecracker: {why}")
+    return firecracker_program.programs()[0]
 
 
 @pytest.fixture
