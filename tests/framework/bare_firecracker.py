@@ -23,7 +23,8 @@ BOOT_ARGS = (
 VM_ID = "b" * 12
 CID = 3
 _FRAME = struct.Struct(">BI")
-BOOT_S = 120  # on a machine that emulates the processor of the emulated machine
+CALL_S = 60
+BOOT_S = 180  # on a machine that emulates the processor of the emulated machine
 
 
 class UnixHttp(http.client.HTTPConnection):
@@ -138,8 +139,8 @@ class BareFirecracker:
     def ask(self, method, target, body=None):
         """Status and JSON of one request to the guest's agent."""
         token = self.paths.agent_token.read_text().strip()
-        client = http.client.HTTPConnection("guest", timeout=30)
-        client.sock = self.connect(1024)
+        client = http.client.HTTPConnection("guest", timeout=CALL_S)
+        client.sock = self.connect(1024, CALL_S)
         with contextlib.closing(client):
             data = None if body is None else json.dumps(body)
             client.request(method, target, data, {"Authorization": f"Bearer {token}"})
@@ -183,7 +184,7 @@ class BareFirecracker:
         wait_until(answers, timeout_s, f"no agent: {self.ends()}")
         return time.monotonic() - self.began
 
-    def wait_end(self, timeout_s=60):
+    def wait_end(self, timeout_s=BOOT_S):
         """The exit status of the process, and the seconds until then from now."""
         began = time.monotonic()
         status = self.process.wait(timeout_s)

@@ -3,6 +3,7 @@
 It runs on a machine with KVM, or in a test host (`scripts/testhost.sh`). What the backend takes for granted is held here.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,39 +23,49 @@ MODULES = "virtio_mmio virtio_blk virtio_net virtio_rng vsock vmw_vsock_virtio_t
 UID = 60606
 
 
+@contextlib.contextmanager
+def bare(firecracker):
+    """A process that waits for its configuration; killed at the end, and its files removed."""
+    directory = Path(tempfile.mkdtemp(prefix="bare-", dir=os.environ.get("BANGER_TEST_CACHE")))
+    machine = BareFirecracker(firecracker.firecracker, directory)
+    try:
+        yield machine
+    finally:
+        machine.close()
+        shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def booted(firecracker, image):
+    """A guest whose agent answers."""
+    with bare(firecracker) as machine:
+        machine.prepare(image)
+        machine.configure(image)
+        machine.start()
+        booted_s, answered_s = machine.wait_console(BOOTED), machine.wait_agent()
+        print(f"booted after {booted_s:.2f} s, the agent answered after {answered_s:.2f} s")
+        yield machine
+
+
 @pytest.fixture(scope="module")
-def start(firecracker, test_image):
-    """``start()`` boots a bare Firecracker, ``start(boot=False)`` only starts the process; all end with the module."""
-    begun = []
-
-    def make(*, boot=True):
-        directory = Path(tempfile.mkdtemp(prefix="bare-", dir=os.environ.get("BANGER_TEST_CACHE")))
-        made = BareFirecracker(firecracker.firecracker, directory)
-        begun.append(made)
-        if boot:
-            made.prepare(test_image)
-            made.configure(test_image)
-            made.start()
-            booted_s, answered_s = made.wait_console(BOOTED), made.wait_agent()
-            print(f"booted after {booted_s:.2f} s, the agent answered after {answered_s:.2f} s")
-        return made
-
-    yield make
-    for made in begun:
-        made.close()
-        shutil.rmtree(made.directory)
-
-
-@pytest.fixture(scope="module")
-def guest(start):
+def guest(firecracker, test_image):
     """A guest that tests leave as it is."""
-    return start()
+    with booted(firecracker, test_image) as machine:
+        yield machine
 
 
 @pytest.fixture
-def idle(start):
+def mortal(firecracker, test_image):
+    """A guest of the test's own."""
+    with booted(firecracker, test_image) as machine:
+        yield machine
+
+
+@pytest.fixture
+def idle(firecracker):
     """A process that waits for its configuration."""
-    return start(boot=False)
+    with bare(firecracker) as machine:
+        yield machine
 
 
 def test_kvm_makes_virtual_machines_here(firecracker):
@@ -169,28 +180,25 @@ def test_a_stale_api_socket_ends_it_at_once(firecracker, tmp_path):
     assert "Failed to open the API socket" in done.stdout
 
 
-def test_powering_off_ends_the_process_and_says_so_on_the_console(start):
-    guest = start()
-    assert guest.ask("POST", "/shutdown", {"reboot": False})[0] == 204
-    assert guest.wait_end()[0] == 0
-    assert "banger: powered off" in guest.console()
-    assert "reboot: Restarting system" in guest.console()
+def test_powering_off_ends_the_process_and_says_so_on_the_console(mortal):
+    assert mortal.ask("POST", "/shutdown", {"reboot": False})[0] == 204
+    assert mortal.wait_end()[0] == 0
+    assert "banger: powered off" in mortal.console()
+    assert "reboot: Restarting system" in mortal.console()
 
 
-def test_a_reboot_ends_the_process(start):
-    guest = start()
-    assert guest.ask("POST", "/shutdown", {"reboot": True})[0] == 204
-    assert guest.wait_end()[0] == 0
-    assert "reboot: Restarting system" in guest.console()
-    assert "banger: powered off" not in guest.console()
+def test_a_reboot_ends_the_process(mortal):
+    assert mortal.ask("POST", "/shutdown", {"reboot": True})[0] == 204
+    assert mortal.wait_end()[0] == 0
+    assert "reboot: Restarting system" in mortal.console()
+    assert "banger: powered off" not in mortal.console()
 
 
-def test_a_panic_ends_the_process_with_its_cause_on_the_console(start):
-    guest = start()
+def test_a_panic_ends_the_process_with_its_cause_on_the_console(mortal):
     with pytest.raises((ConnectionError, TimeoutError)):
-        guest.run("sh", "-c", "echo c > /proc/sysrq-trigger")
-    assert guest.wait_end()[0] == 0
-    assert "Kernel panic - not syncing: sysrq triggered crash" in guest.console()
+        mortal.run("sh", "-c", "echo c > /proc/sysrq-trigger")
+    assert mortal.wait_end()[0] == 0
+    assert "Kernel panic - not syncing: sysrq triggered crash" in mortal.console()
 
 
 def test_without_drives_the_initramfs_says_which_is_missing(idle, test_image):
