@@ -59,6 +59,7 @@ def test_without_nat_qemus_own_network_leads_nowhere(banger, own_host, tmp_path)
             ):
                 (programs / program.name).symlink_to(program)
     banger.env["PATH"] = str(programs)
+    banger.env["BANGER_QEMU_PATH"] = shutil.which("qemu-system-x86_64")
     banger.create("open")
     banger.create("closed", "--no-nat")
     assert banger.vm("closed")["status"]["network"] == "qemu-user"
