@@ -268,7 +268,7 @@ class GuestContract:
             assert (await run(guest, "echo", "beside"))[0] == b"beside\n"
             commands += 1
         assert [await copy for copy in copies] == [digest(blob) for blob in blobs]
-        assert commands > 2
+        assert commands >= 1
         assert through_ports() > (16 << 20) or "bulk" not in self.carriers
         await run(guest, "rm", "-rf", "/tmp/contract")
 

@@ -260,9 +260,9 @@ async def test_a_holder_that_lost_its_sockets_and_is_not_gone_yet_is_replaced_to
     holder = network._space.holder
     add_tap = space.Space.add_tap
 
-    async def dying(self, lease):
+    async def dying(self, lease, *, outward):
         if self.holder != holder:
-            return await add_tap(self, lease)
+            return await add_tap(self, lease, outward=outward)
         asyncio.get_running_loop().call_later(0.2, proc.send_signal, holder, signal.SIGKILL)
         raise ConnectionResetError
 
