@@ -57,7 +57,7 @@ def write_file(path):
 
 
 def list_directory(path):
-    return os.listdir(path)
+    return sorted(os.listdir(path))
 
 
 def make_file(directory):

@@ -440,6 +440,43 @@ def test_no_process_can_be_traced_or_read_without_a_filter(refused_without_filte
     refused_without_filter("read_memory", "ESRCH", pid=world.victim, address=world.secret_at)
 
 
+# Where the kernel has no Landlock: the mounts must do alone what it does too
+
+
+@pytest.fixture
+def without_landlock(world):
+    """What the intruder gets, confined on a kernel without Landlock."""
+
+    def ask(attempt, /, **arguments):
+        arguments = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
+        (confined,) = world.attempt(attempt, arguments, refuse=["landlock"], policies=["auto"])
+        assert "no Landlock" in confined["how"], confined
+        answer = confined["answer"]
+        return answer.get("denied", answer.get("got"))
+
+    return ask
+
+
+def test_without_landlock_its_root_holds_the_listed_files_alone(without_landlock, world):
+    listed = [path for kind in world.confinement().values() for path in kind]
+    assert without_landlock("list_directory", path="/") == sorted({p.split("/")[1] for p in listed})
+    assert without_landlock("list_directory", path=world.state) == ["images", "vms"]
+    assert without_landlock("list_directory", path=world.state / "vms") == ["a"]
+    assert without_landlock("list_directory", path="/dev") == ["null", "urandom"]
+
+
+def test_without_landlock_nothing_can_be_written_but_its_disk(without_landlock, world):
+    assert without_landlock("make_file", directory="") == "EROFS"
+    assert without_landlock("make_file", directory=world.disk.parent) == "EROFS"
+    assert without_landlock("write_file", path=world.image) == "EROFS"
+    assert without_landlock("write_file", path=world.disk) == "written"
+
+
+def test_without_landlock_what_it_wrote_cannot_be_executed(without_landlock, world):
+    reason = without_landlock("run_own_file", path=world.disk, program=BUSYBOX)
+    assert reason == "EACCES"
+
+
 # Where the host refuses namespaces
 
 
