@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import stat
 import subprocess
 import tempfile
@@ -22,6 +23,7 @@ from banger.model.machine import DiskFormat
 from banger.vmm import launch
 from banger.vmm.firecracker import backend
 from banger.vmm.firecracker.binary import inspect
+from tests.framework.installation import wait_until
 from tests.framework.played import played_vmm, unconfined
 from tests.framework.toy import toy_request
 
@@ -231,9 +233,23 @@ async def test_a_log_that_is_a_link_is_not_followed(request_, tmp_path):
 
 
 def test_a_process_that_only_names_the_socket_is_not_taken_for_its_firecracker(request_):
-    socket = str(request_.paths.api_socket)
-    argv = ["sh", "-c", "read line", "--unix-socket", socket]
+    socket_path = str(request_.paths.api_socket)
+    argv = ["sh", "-c", "read line", "--unix-socket", socket_path]
     with subprocess.Popen(argv, stdin=subprocess.PIPE) as curl:
-        assert [each.pid for each in proc.find_by_argument(socket)] == [curl.pid]
+        wait_until(lambda: proc.find_by_argument(socket_path), 5)
+        assert [each.pid for each in proc.find_by_argument(socket_path)] == [curl.pid]
         assert unconfined(Path).find(request_.paths) is None
         curl.stdin.close()
+
+
+def test_only_a_socket_is_made_private_never_what_a_link_in_its_place_leads_to(tmp_path):
+    precious, link, path = tmp_path / "precious", tmp_path / "api.sock", tmp_path / "vsock.sock"
+    precious.write_text("x")
+    precious.chmod(0o644)
+    link.symlink_to(precious)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        for each in (link, path, precious, tmp_path / "none"):
+            backend._make_private(each)
+    assert stat.S_IMODE(precious.stat().st_mode) == 0o644
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -125,8 +126,20 @@ async def _bring_up(
             raise _refused(request, body, error) from error
     started.set()
     for path in (request.paths.api_socket, request.paths.vsock_socket):
-        with suppress(FileNotFoundError):  # a guest may have ended it already
-            path.chmod(0o600)
+        _make_private(path)
+
+
+def _make_private(path: Path) -> None:
+    """Only its owner may connect to the socket ``path``. Firecracker may write to its directory: nothing else in its place is touched."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:  # a guest may have ended it already
+        return
+    try:
+        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            Path(f"/proc/self/fd/{descriptor}").chmod(0o600)
+    finally:
+        os.close(descriptor)
 
 
 def _refused(request: LaunchRequest, body: Body, error: FaultError) -> HostLacksError:
