@@ -165,3 +165,11 @@ async def test_a_qemu_that_is_installed_later_is_found(tmp_path, program):
         '"-accel help") echo tcg;; --help) echo "-sandbox on";; esac'
     )
     await vmm.check()
+
+
+def test_a_link_to_qemu_is_started_as_what_it_leads_to(tmp_path):
+    (tmp_path / "real").mkdir()
+    program, link = tmp_path / "real" / "qemu", tmp_path / "qemu-link"
+    program.touch()
+    link.symlink_to(program)
+    assert QemuVmm(program=str(link))._find_program() == str(program.resolve())

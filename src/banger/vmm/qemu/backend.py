@@ -75,9 +75,11 @@ class QemuVmm:
             await asyncio.to_thread(program_files, self._find_program())
 
     def _find_program(self) -> str:
-        return self._program or host_exec.find_program(
+        """Its real path: QEMU looks for its modules and firmware beside where it is, and a link's place is empty when it is confined."""
+        found = self._program or host_exec.find_program(
             probe.QEMU_PROGRAM, package=probe.QEMU_PACKAGE
         )
+        return os.path.realpath(found)
 
     async def launch(self, request: LaunchRequest) -> RunningQemu:
         """Start QEMU and return once its monitor answers; on failure nothing is left."""
