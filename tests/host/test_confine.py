@@ -14,9 +14,9 @@ import pytest
 from banger.host import confine, elf, landlock, proc
 from banger.host.confine_launch import Launch, StepFailedError
 from banger.host.confine_plan import Confinement, Limits, Step, in_namespaces
-from banger.host.namespaces import NamespacePair, make, small_python
 from banger.model.errors import HostLacksError
 from tests.framework import hostile, jail
+from tests.framework.waiting_taps import network_with
 
 LIMITS = Limits(file_bytes=1 << 30, data_bytes=1 << 30, processes=64)
 BUSYBOX = shutil.which("busybox")
@@ -79,8 +79,9 @@ async def test_a_program_that_is_killed_is_seen_to_be(start):
 async def test_the_program_alone_is_our_child_by_its_own_argv(start):
     read_end, write_end = os.pipe()
     command = f"read x <&{read_end}"
+    before = children()
     confined = await start(command, keep=[read_end])
-    assert children() == {confined.identity.pid}
+    assert children() - before == {confined.identity.pid}
     async with asyncio.timeout(
         5
     ):  # the channel closes a moment before the kernel shows the new argv
@@ -192,21 +193,8 @@ async def test_when_the_daemon_dies_before_the_program_begins_it_never_does(name
 @pytest.fixture
 async def network(namespaces_confine):
     """A network's namespaces with a TAP called tap7 in them, as a holder keeps them."""
-    code = "from banger.host.tun import open_tap; import os; os.close(open_tap('tap7', persist=True)); print(flush=True); input()"
-    python = [
-        *small_python("banger.host.tun")[:4],
-        f"import sys; sys.path.insert(0, {str(jail.ROOT / 'src')!r}); {code}",
-    ]
-    holder = subprocess.Popen(
-        [*make(), *python], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    if not holder.stdout.readline():
-        pytest.skip(f"no TAP: {holder.communicate()[1].decode().splitlines()[-1]}")
-    pair = [os.open(f"/proc/{holder.pid}/ns/{kind}", os.O_RDONLY) for kind in ("user", "net")]
-    yield NamespacePair(*pair)
-    for descriptor in pair:
-        os.close(descriptor)
-    holder.communicate(b"\n")
+    with network_with("tap7") as pair:
+        yield pair
 
 
 @pytest.mark.parametrize(

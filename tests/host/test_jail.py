@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from banger.host.confine_plan import Confinement, Limits
 from banger.host.jail_plan import Jail
 from banger.model.errors import HostLacksError
 from tests.framework import hostile, jailers
+from tests.framework.waiting_taps import network_with
 
 MIB = 1 << 20
 LIMITS = Limits(file_bytes=64 * MIB, data_bytes=512 * MIB, processes=32)
@@ -64,6 +66,7 @@ class World:
         program = root / "firecracker"
         program.write_text(INTRUDER.format(python=self.python, hostile=str(self.hostile)))
         program.chmod(0o755)
+        self.network = None
         self.jail = Jail("a" * 12, jailer, program, base, self.uid, self.uid)
         for path in (self.disk, self.run):
             os.chown(path, self.uid, self.uid)
@@ -84,16 +87,17 @@ class World:
         return Confinement(
             code=tuple(map(str, code)), limits=LIMITS, readable=(str(self.hostile), str(self.image)),
             writable=(str(self.disk),), socket_dirs=(str(self.run),), devices=("/dev/kvm",),
+            namespaces=self.network,
         )  # fmt: skip
 
-    async def start(self, name, **arguments):
+    async def start(self, name, /, **arguments):
         words = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
         self.log.unlink(missing_ok=True)
         return await jail.start(
             self.jail, self.confinement(), [name, json.dumps(words)], log=self.log, cgroup=None
         )
 
-    async def attempt(self, name, **arguments):
+    async def attempt(self, name, /, **arguments):
         confined = await self.start(name, **arguments)
         try:
             async with asyncio.timeout(30):
@@ -121,6 +125,18 @@ async def test_it_has_what_is_its_own(world):
     assert (await world.attempt("write_file", path=world.disk))["got"] == "written"
     assert (await world.attempt("make_socket", directory=world.run))["got"] == "bound"
     assert (await world.attempt("see_links"))["got"] == ["lo"]
+
+
+async def test_a_tap_waits_for_its_own_vm_alone(world):
+    """All of Firecracker's are in the network's namespace: one must not take the TAP of another that has just been made."""
+    with network_with("tap7", "tap8") as world.network:
+        mine = world.jail = replace(world.jail, tap="tap7")
+        assert (await world.attempt("open_tap", name="tap7"))["got"] == "tap7"
+        world.jail = replace(mine, uid=world.uid + 1, gid=world.uid + 1, tap="tap8")
+        for path in (world.disk, world.run):
+            os.chown(path, world.uid + 1, world.uid + 1)
+        assert (await world.attempt("open_tap", name="tap7"))["denied"] == "EPERM"
+        assert (await world.attempt("open_tap", name="tap8"))["got"] == "tap8"
 
 
 @pytest.mark.parametrize(

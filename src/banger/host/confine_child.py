@@ -18,7 +18,7 @@ import os
 import resource
 import sys
 
-from banger.host import landlock, seccomp, syscalls
+from banger.host import landlock, seccomp, syscalls, tun
 
 _MAX_MESSAGE_BYTES = 1 << 18
 _ROOT = "/proc"  # where the new root is put together: there on every host, and no file of a VM is below it
@@ -172,6 +172,10 @@ class Child:
     def step_enter_network(self, network: str) -> None:
         """Into a network's namespace, as root of this host."""
         syscalls.enter(int(network), syscalls.CLONE_NEWNET)
+
+    def step_own_tap(self, name: str, uid: str) -> None:
+        """The TAP waits for this user alone: other VMMs are in the same network's namespace."""
+        tun.give_tap(name, int(uid))
 
     def step_new_jail(self, base: str) -> None:
         """A file system for a jail at ``base``, which nobody else sees. Devices and programs work in it; another user may enter."""

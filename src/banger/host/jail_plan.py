@@ -22,7 +22,7 @@ COUNT: Final = 1024  # as many as a bridge has ports, and more than there are le
 
 @dataclass(frozen=True, slots=True)
 class Jail:
-    """One VM's jail. ``base`` is an empty directory of the VM's, ``uid`` and ``gid`` are of nobody else."""
+    """One VM's jail. ``base`` is an empty directory of the VM's, ``uid`` and ``gid`` are of nobody else; ``tap`` is the VM's TAP, if it has one."""
 
     vm_id: str
     jailer: Path
@@ -30,6 +30,7 @@ class Jail:
     base: Path
     uid: int
     gid: int
+    tap: str = ""
 
     @property
     def root(self) -> Path:
@@ -80,6 +81,7 @@ def steps(jail: Jail, confinement: Confinement, cgroup: Path | None) -> list[Ste
         Step("drop_groups"),
         *([] if cgroup is None else [Step("join_cgroup", (str(cgroup),))]),
         *([] if inside is None else [Step("enter_network", (str(inside.network),))]),
+        *([Step("own_tap", (jail.tap, str(jail.uid)))] if jail.tap else []),
         Step("new_namespaces", (*NAMESPACES, *(["network"] if own_network else []))),
         Step("become_init"),
         Step("own_session"),

@@ -1,5 +1,6 @@
 """The jail as a plan: whose it is, the steps, the jailer's command line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,13 @@ from banger.host.jail_plan import COUNT, FIRST_ID, Jail
 from banger.host.namespaces import NamespacePair
 
 JAIL = Jail(
-    "0123456789ab", Path("/b/jailer"), Path("/b/firecracker"), Path("/s/vms/v/jail"), 100007, 100007
+    "0123456789ab",
+    Path("/b/jailer"),
+    Path("/b/firecracker"),
+    Path("/s/vms/v/jail"),
+    100007,
+    100007,
+    "tap7",
 )
 WHAT = Confinement(
     code=(), limits=Limits(file_bytes=1 << 33, data_bytes=1 << 29, processes=36), readable=("/s/images/i/vmlinux",),
@@ -26,6 +33,7 @@ new keyring
 drop groups
 join cgroup /sys/fs/cgroup/banger/0123456789ab
 enter network 9
+own tap tap7 100007
 new namespaces mount pid ipc uts
 become init
 own session
@@ -43,9 +51,9 @@ limit NPROC 36\
 
 def test_a_vm_without_a_network_gets_an_empty_one():
     alone = Confinement(code=(), limits=WHAT.limits)
-    words = [step.describe() for step in jail_plan.steps(JAIL, alone, None)]
+    words = [step.describe() for step in jail_plan.steps(replace(JAIL, tap=""), alone, None)]
     assert "new namespaces mount pid ipc uts network" in words
-    assert not any(word.startswith(("enter network", "join cgroup")) for word in words)
+    assert not any(word.startswith(("enter network", "own tap", "join cgroup")) for word in words)
 
 
 def test_the_jailers_command_line():

@@ -86,7 +86,8 @@ async def _jailed(program: Path, jailer: Path, request: LaunchRequest, undo: Und
     group, warning = await _cgroup(request, may)
     if group is not None:
         undo.push("remove the cgroup", partial(cgroup.remove, request.vm_id))
-    made = Jail(request.vm_id, jailer, program, paths.jail, number, number)
+    tap = request.network.tap_name if may.namespaces else ""
+    made = Jail(request.vm_id, jailer, program, paths.jail, number, number, tap)
     confined = await jail.start(
         made, may, config.arguments(paths), log=paths.console_log, cgroup=group
     )
