@@ -119,16 +119,17 @@ class Engine:
             spec=spec,
         )
 
-    def plan_create(
+    async def plan_create(
         self, name: str | None, image_ref: str, spec: VmSpec, *, start: bool
     ) -> list[Planned]:
-        """What `create` would do; it refuses what `create` would refuse at once, and changes nothing."""
+        """What `create` would do; it refuses what `create` would refuse at once or for want of a VMM, and changes nothing."""
         record = self._new_record(name, image_ref, spec)
         self._refuse_taken(record.name)
-        return plan(MAKE + BRING_UP if start else MAKE, record)
+        vmm = await self.context.vmms.pick(spec.vmm, None)
+        return plan(MAKE + BRING_UP if start else MAKE, record, vmm.name)
 
-    def plan_start(self, machine: Machine) -> list[Planned]:
-        """What `start` would do; empty where there is nothing to do. RefusedError as `start`."""
+    async def plan_start(self, machine: Machine) -> list[Planned]:
+        """What `start` would do; empty where there is nothing to do. Errors as of `start`."""
         worker = self._workers[machine.id]
         match admit(machine.state, worker.queue, Verb.START):
             case Refuse(reason, hint):
@@ -136,7 +137,11 @@ class Engine:
             case AlreadySo():
                 return []
             case Accept():
-                return plan(START, machine.record)
+                root = self.context.storage.root(machine.paths)
+                vmm = await self.context.vmms.pick(
+                    machine.record.spec.vmm, None if root is None else root.format
+                )
+                return plan(START, machine.record, vmm.name)
 
     def _refuse_taken(self, name: str, but: Machine | None = None) -> None:
         if any(other.name == name and other is not but for other in self.machines()):

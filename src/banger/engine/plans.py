@@ -58,14 +58,14 @@ class Planned:
     effects: tuple[str, ...]
 
 
-def plan(steps: Sequence[Step], record: VmRecord) -> list[Planned]:
-    """What ``steps`` would do for the VM of ``record``."""
+def plan(steps: Sequence[Step], record: VmRecord, vmm: str) -> list[Planned]:
+    """What ``steps`` would do for the VM of ``record`` with the VMM called ``vmm``."""
     spec = record.spec
     forwards = [f"{f.host_port or 'any'} to {f.guest_port}" for f in spec.forwards]
     words = {
         "name": record.name,
         "image": spec.image,
-        "vmm": spec.vmm,
+        "vmm": vmm,
         "disk": format_size(spec.disk_bytes),
         "work": format_size(spec.work_bytes),
         "network": spec.network,

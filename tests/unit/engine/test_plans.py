@@ -1,12 +1,14 @@
 """What a dry run says: the very steps that are done, in words of what was asked."""
 
+from dataclasses import replace
+
 import pytest
 from inline_snapshot import snapshot
 
 from banger.engine.effects import EFFECTS
 from banger.engine.plans import CREATE, START
-from banger.model.errors import NotFoundError, RefusedError
-from banger.model.spec import Forward, NetworkMode, VmSpec
+from banger.model.errors import HostLacksError, NotFoundError, RefusedError
+from banger.model.spec import Forward, NetworkMode, VmmChoice, VmSpec
 from tests.framework.stages import CREATE_STAGES
 from tests.unit.engine.test_engine import SPEC, finished, make
 
@@ -18,10 +20,10 @@ WISH = VmSpec(
 
 async def test_the_plan_of_a_create(engine, world):
     before = world.inventory()
-    steps = engine.plan_create("web", "debian", WISH, start=True)
+    steps = await engine.plan_create("web", "debian", WISH, start=True)
     assert [(step.stage, step.what) for step in steps] == snapshot(
         [
-            ("validate", "check image debian and that VMM auto can run here"),
+            ("validate", "check image debian and that VMM qemu can run here"),
             ("reserve", "make the directory of VM web"),
             ("disks", "make root disk (8G) and work disk (2G)"),
             ("identity", "write the identity drive"),
@@ -29,7 +31,7 @@ async def test_the_plan_of_a_create(engine, world):
                 "network",
                 "attach to network user (not to the outside), open forwards: 8080 to 80, any to 22",
             ),
-            ("vmm", "start VMM auto with 4 vCPUs and 1.5G"),
+            ("vmm", "start VMM qemu with 4 vCPUs and 1.5G"),
             ("boot", "wait until the guest's init runs"),
             ("agent", "wait for the guest's agent"),
             ("services", "wait for the image's services"),
@@ -50,20 +52,23 @@ async def test_every_step_says_what_it_does(steps):
 
 async def test_a_plan_is_refused_where_the_operation_would_be(engine):
     with pytest.raises(NotFoundError):
-        engine.plan_create("web", "plan9", SPEC, start=True)
+        await engine.plan_create("web", "plan9", SPEC, start=True)
+    wish = replace(SPEC, vmm=VmmChoice.FIRECRACKER)
+    with pytest.raises(HostLacksError, match="firecracker"):
+        await engine.plan_create("web", "debian", wish, start=True)
     await make(engine, "web")
     with pytest.raises(RefusedError, match="taken"):
-        engine.plan_create("web", "debian", SPEC, start=True)
+        await engine.plan_create("web", "debian", SPEC, start=True)
 
 
 async def test_the_plan_of_a_start_is_what_start_does_then(engine):
     await make(engine)
     machine = engine.resolve("one")
-    assert engine.plan_start(machine) == []
+    assert await engine.plan_start(machine) == []
     await finished(engine, engine.pause(machine))
     with pytest.raises(RefusedError, match="is paused"):
-        engine.plan_start(machine)
+        await engine.plan_start(machine)
     await finished(engine, engine.stop(machine, None, force=True))
-    planned = [step.stage for step in engine.plan_start(machine)]
+    planned = [step.stage for step in await engine.plan_start(machine)]
     record = await finished(engine, engine.start(machine, None))
     assert [stage.name for stage in record.stages] == planned

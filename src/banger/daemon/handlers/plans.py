@@ -30,22 +30,24 @@ class PlanController(Controller):
         status_code=200,
         summary="Plan a VM",
         operation_id="planCreate",
-        responses=problems(400, 404, 409),
+        responses=problems(400, 404, 409, 503),
     )
     async def create(
         self, service: NamedDependency[Service], data: JSONBody[schema.VmCreate]
     ) -> list[schema.PlannedStep]:
         """The steps that vm.create would take, in order."""
         spec = spec_of(service, data)
-        return _steps(service.engine.plan_create(data.name, data.image, spec, start=data.start))
+        return _steps(
+            await service.engine.plan_create(data.name, data.image, spec, start=data.start)
+        )
 
     @post(
         "/vm.start/{ref:str}",
         status_code=200,
         summary="Plan a start",
         operation_id="planStart",
-        responses=problems(400, 404, 409),
+        responses=problems(400, 404, 409, 503),
     )
     async def start(self, service: NamedDependency[Service], ref: Ref) -> list[schema.PlannedStep]:
         """The steps that vm.start would take; none if the VM runs."""
-        return _steps(service.engine.plan_start(service.engine.resolve(ref)))
+        return _steps(await service.engine.plan_start(service.engine.resolve(ref)))
