@@ -17,8 +17,8 @@ A host that connects sends zeros for longer than a frame, then MAGIC and a nonce
 predecessor left half sent ends within the zeros, and zeros read as PAD, so the guest finds the magic from any position. It drops all
 streams and answers MAGIC and the nonce; the host skips all that comes before. There is no half-close.
 
-A guest's end that starts while a host is connected (its predecessor has died) says so in the same way: padding, MAGIC and a nonce of
-zeros. To the host that is no frame, so it connects anew.
+A guest's end that starts while a host is connected (its predecessor has died) says so with bytes that are all ones, for longer than a
+frame. Wherever in a frame the host is, it soon reads a length that none has, so it connects anew.
 """
 
 import struct
@@ -34,7 +34,7 @@ PAD, OPEN, OPENED, DATA, CREDIT, CLOSE = 0, 2, 3, 4, 5, 6
 MAX_PAYLOAD = 32 * 1024
 WINDOW = 256 * 1024
 MAX_STREAMS = 200  # a command takes four descriptors, and a service has 1024
-PADDING = bytes(HEADER.size + MAX_PAYLOAD)
+NONSENSE = b"\xff" * (MAX_PAYLOAD + 2 * HEADER.size)
 
 
 class Closed(Exception):
@@ -184,7 +184,7 @@ class Mux:
     def _announce(self):
         """Whoever is connected already spoke to a predecessor of ours."""
         try:
-            self._link.write(PADDING + MAGIC + bytes(NONCE_BYTES))
+            self._link.write(NONSENSE)
         except HostGone:
             pass  # as it should be
 

@@ -51,6 +51,20 @@ async def feed(session, data):
     await session.send(F.STDIN_EOF)
 
 
+async def restart_agent(guest):
+    """Let systemd restart the agent of a real guest, and see that it is reached again."""
+    before = (await run(guest, "pidof", "-s", "python3"))[0]
+    with contextlib.suppress(GuestNotReadyError):  # it may be gone before it has answered
+        await run(guest, "systemctl", "restart", "--no-block", "banger-agent")
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(GuestNotReadyError):
+                after, _, status = await run(guest, "pidof", "-s", "python3")
+                if status == 0 and after != before:
+                    return
+            await asyncio.sleep(0.1)
+
+
 class GuestContract:
     """Subclass it where a fixture ``guest`` is at hand. ``carriers`` are the ways that files can go."""
 

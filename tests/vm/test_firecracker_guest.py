@@ -1,7 +1,6 @@
 """The guest contract on a real Debian behind the Firecracker backend, its agent over vsock: a stand-in with QEMU plays Firecracker."""
 
 import asyncio
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 from banger.guest.connection import connect_guest
 from banger.guest.identity import IdentityStore
 from banger.host import probe
-from banger.model.errors import GuestNotReadyError
 from banger.model.machine import (
     BootStack,
     DiskFormat,
@@ -22,7 +20,7 @@ from banger.model.machine import (
 from banger.model.manifest import FileEntry, ImageManifest, Service
 from banger.model.spec import VmSpec
 from banger.storage.disks import DiskStorage
-from tests.framework.guest_contract import GuestContract, run
+from tests.framework.guest_contract import GuestContract, restart_agent
 from tests.framework.played import played_vmm
 from tests.framework.toy import vm_paths
 
@@ -97,16 +95,7 @@ class TestRealGuestOverVsock(GuestContract):
 
 
 async def test_the_agent_is_reached_again_after_systemd_has_restarted_it(guest):
-    before = (await run(guest, "pidof", "-s", "python3"))[0]
-    with contextlib.suppress(GuestNotReadyError):  # it may be gone before it has answered
-        await run(guest, "systemctl", "restart", "--no-block", "banger-agent")
-    async with asyncio.timeout(60):
-        while True:
-            with contextlib.suppress(GuestNotReadyError):
-                after, _, status = await run(guest, "pidof", "-s", "python3")
-                if status == 0 and after != before:
-                    return
-            await asyncio.sleep(0.1)
+    await restart_agent(guest)
 
 
 async def test_a_tcp_port_of_the_guest_is_reached_through_the_agent(guest):

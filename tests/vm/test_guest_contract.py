@@ -7,7 +7,7 @@ import pytest
 
 from banger.guest.connection import connect_guest
 from banger.model.machine import VmPaths
-from tests.framework.guest_contract import SerialContract, run
+from tests.framework.guest_contract import SerialContract, restart_agent, run
 from tests.framework.hostile_clients import HostileClients
 
 
@@ -80,3 +80,7 @@ async def test_the_channel_survives_hosts_that_vanish_in_mid_frame(paths):
     await guest.wait_connected(20)
     assert (await run(guest, "echo", "alive"))[0] == b"alive\n"
     await guest.close()
+
+
+async def test_the_agent_is_reached_again_after_systemd_has_restarted_it(guest):
+    await restart_agent(guest)

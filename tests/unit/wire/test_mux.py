@@ -6,7 +6,8 @@ import contextlib
 import pytest
 
 from banger.wire import mux as module
-from banger.wire.mux import MAGIC, NONCE_BYTES, Mux
+from banger.wire.mux import DATA, HEADER, MAGIC, MAX_PAYLOAD, NONCE_BYTES, Mux
+from banger_agent.mux import NONSENSE
 
 CALL = len(MAGIC) + NONCE_BYTES
 
@@ -68,3 +69,16 @@ async def test_a_guest_that_never_answers_is_given_up_by_the_callers_deadline(tm
     async with guest(tmp_path / "s", lambda _: b""):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(Mux.connect(tmp_path / "s"), 0.5)
+
+
+FRAME = HEADER.pack(7, DATA, MAX_PAYLOAD) + bytes(MAX_PAYLOAD)
+
+
+@pytest.mark.parametrize("sent", [*range(HEADER.size + 1), HEADER.size + 1, len(FRAME) - 1])
+async def test_an_agent_that_starts_anew_is_noticed_wherever_its_predecessor_stopped(
+    tmp_path, sent
+):
+    async with guest(tmp_path / "s", lambda call: call + FRAME[:sent] + NONSENSE):
+        mux = await asyncio.wait_for(Mux.connect(tmp_path / "s"), 5)
+        await asyncio.wait_for(mux.closed.wait(), 5)
+        await mux.close()
