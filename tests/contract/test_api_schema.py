@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import schemathesis
+import schemathesis.reporting.html.writer  # its plugin would only import it when all else is being taken down
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance

@@ -79,8 +79,8 @@ def died_as(final, client, stage):
     else:
         assert final.state == "failed"
         assert "SIGKILL" in final.error.what + final.error.detail
-    for vm in client.vms():
-        assert vm.state == "failed"
+    for vm in client.vms():  # one whose VMM was never up is as it was before
+        assert vm.state == "failed" or (stage == "vmm" and vm.state == "stopped")
         assert "SIGKILL" in vm.status.last_error.what + vm.status.last_error.detail
 
 
