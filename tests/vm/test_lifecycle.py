@@ -47,6 +47,23 @@ def test_systemd_is_running_with_no_failed_unit(vm):
     assert (state, failed) == ("running", "")
 
 
+def test_an_idle_guest_rests(vm):
+    """A clock that it must not keep itself lets it stop its ticks, of which there would be 250 a second on every CPU."""
+    clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+    assert guest_run(vm, "box", "cat", clock).strip() in {"tsc", "kvm-clock"}
+
+    def ticks():
+        counts = guest_run(vm, "box", "grep", "LOC:", "/proc/interrupts").split()[1:]
+        return sum(int(word) for word in counts if word.isdigit())
+
+    def rests():
+        before, began = ticks(), time.monotonic()
+        time.sleep(3)
+        return (ticks() - before) / (time.monotonic() - began) < 100
+
+    assert wait_until(rests, 40)
+
+
 def test_a_command_that_writes_before_it_reads_holds_nobody_up(vm):
     script = "head -c 8000000 /dev/zero | tr '\\0' a; wc -c >&2"
     done = vm.run("vm", "exec", "box", "--", "sh", "-c", script, stdin="b" * 8_000_000, timeout=60)

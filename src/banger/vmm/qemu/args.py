@@ -35,8 +35,11 @@ class Descriptors:
 
 
 def cmdline(image_part: str, accel: str, khz: int) -> str:
-    """The kernel command line; under TCG the TSC's frequency in kHz is given (0: unknown), because calibrating it hangs some boots."""
-    early = f" tsc_early_khz={khz}" if accel == "tcg" and khz else ""
+    """The kernel command line; under TCG the TSC's frequency in kHz is given (0: unknown): calibrating it hangs some boots.
+
+    And it is to be trusted, else the kernel counts ticks for its time, and so never lets them rest.
+    """
+    early = f" tsc_early_khz={khz} tsc=reliable" if accel == "tcg" and khz else ""
     return f"console=ttyS0 {_FAST_BOOT}{early} {image_part}".strip()
 
 
