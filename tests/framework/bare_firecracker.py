@@ -70,12 +70,18 @@ class BareFirecracker:
         status, answer = self.call("PUT", path, body)
         assert status == 204, f"PUT {path}: {status} {answer}"
 
-    def prepare(self, image):
+    @staticmethod
+    def prepare_in(directory, image):
         """Copies of the image's disks and an identity drive."""
-        fs.clone_file(image / "rootfs.img", self.directory / "rootfs.img")
-        fs.clone_file(image / "work-seed.img", self.paths.work)
+        paths = VmPaths(directory, directory)
+        fs.clone_file(image / "rootfs.img", directory / "rootfs.img")
+        fs.clone_file(image / "work-seed.img", paths.work)
         request = IdentityRequest(VM_ID, "bare", None)
-        asyncio.run(IdentityStore(self.directory).write(request, self.paths))
+        asyncio.run(IdentityStore(directory).write(request, paths))
+
+    def prepare(self, image):
+        """As `prepare_in`, in its own directory."""
+        self.prepare_in(self.directory, image)
 
     def configure(self, image, *, boot_args=BOOT_ARGS, vcpus=1, memory_mib=512):
         """Everything but the start."""

@@ -1,8 +1,8 @@
 """A test host: a guest with KVM in which the real Firecracker runs. banger builds its image, and banger's CLI drives it.
 
-    python -m tests.framework.testhost [--keep] [pytest arguments]
+    python -m tests.framework.testhost [--keep] [pytest arguments | bench/NAME.py [RUNS]]
 
-runs the suite ``tests/host -m firecracker`` in one, prints what it prints and ends with its status.
+runs the suite ``tests/host -m firecracker`` in one, or a benchmark whose result it brings back, prints what it prints and ends with its status.
 """
 
 import argparse
@@ -96,14 +96,28 @@ class TestHost:
             if any(word.startswith("tests/") for word in arguments)
             else (*SUITE, *arguments)
         )
+        return self._python(
+            "-m", "pytest", f"--basetemp={XFS}/tmp/pytest", "-p", "no:cacheprovider", *words
+        )
+
+    def bench(self, script, *arguments):
+        """Run a benchmark and fetch its result; its exit status."""
+        status = self._python(script, *arguments)
+        if status == 0:
+            result = f"bench/results/{Path(script).stem}.json"
+            self._banger.run("vm", "cp", f"{NAME}:{HOME}/{result}", str(ROOT / result))
+        return status
+
+    def _python(self, *words):
         settings = {
             "BANGER_TEST_CACHE": f"{XFS}/state",
+            "BANGER_TEST_HOST": "1",
             "BANGER_FIRECRACKER": "/usr/local/bin/firecracker",
             "BANGER_JAILER": "/usr/local/bin/jailer",
+            "TMPDIR": f"{XFS}/tmp",
         }
         variables = [f"{key}={value}" for key, value in settings.items()]
-        python = (f"{HOME}/.venv/bin/python", "-m", "pytest", f"--basetemp={XFS}/tmp/pytest")
-        return self.stream("env", *variables, *python, "-p", "no:cacheprovider", *words)
+        return self.stream("env", *variables, f"{HOME}/.venv/bin/python", *words)
 
 
 def write_code(path, programs):
@@ -182,6 +196,8 @@ def main():
         host = TestHost(installation)
         host.create()
         host.provide(programs, the_image(installation))
+        if arguments and arguments[0].startswith("bench/"):
+            return host.bench(*arguments)
         return host.pytest(*arguments)
     finally:
         if options.keep:
