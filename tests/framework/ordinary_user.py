@@ -19,7 +19,10 @@ CHECK = "import sys; sys.exit(sys.version_info[:2] != tuple(map(int, sys.argv[1:
 
 
 class OrdinaryUser:
-    """Use as a context manager. ``checkout`` is laid out as a clone after ``make demo``'s first half."""
+    """Use as a context manager. ``checkout`` is laid out as a clone after ``make demo``'s first half; ``groups`` has more than its own."""
+
+    def __init__(self, groups=()):
+        self.groups = list(groups)
 
     def __enter__(self):
         subprocess.run(["useradd", "--create-home", NAME], check=True, capture_output=True)
@@ -62,7 +65,7 @@ class OrdinaryUser:
     def start(self, argv, **options):
         """A program as this user."""
         return subprocess.Popen(
-            argv, user=self.account.pw_uid, group=self.account.pw_gid, extra_groups=[],
+            argv, user=self.account.pw_uid, group=self.account.pw_gid, extra_groups=self.groups,
             cwd=self.account.pw_dir, env=self.env, **options,
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from banger.host.confine_plan import (
 from banger.host.jail_plan import Jail
 from banger.host.namespaces import NamespacePair
 
-JAIL = Jail("a" * 12, Path("/b/jailer"), Path("/b/firecracker"), Path("/s/jail"), 7, 7)
+JAIL = Jail("a" * 12, Path("/b/jailer"), Path("/b/firecracker"), Path("/s/jail"), 7, 7, "tap7")
 LIMITS = Limits(file_bytes=9 << 30, data_bytes=2 << 30, processes=258)
 TOY = Confinement(
     code=("/usr/bin/vmm", "/lib64/ld.so"),
