@@ -117,7 +117,7 @@ def bare(argv, paths, disks):
     )
 
     async def ready():
-        guest = connect_guest(target)
+        guest = connect_guest(target, "serial")
         await guest.wait_connected(120)
         await guest.wait_services(120)
         await guest.close()

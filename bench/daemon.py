@@ -74,7 +74,7 @@ def agent_round_trips(paths, count):
     """Of so many, over one connection."""
 
     async def measure():
-        guest = connect_guest(paths)
+        guest = connect_guest(paths, "serial")
         await guest.wait_connected(30)
         times = [await agent_round_trip(guest) for _ in range(count)]
         await guest.close()
