@@ -1,6 +1,7 @@
 """Fixtures by stage: an image, an installation, a running VM. Tests that boot guests share one build of the image."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -18,6 +19,15 @@ from tests.framework.required import (  # noqa: F401  hooks
     pytest_runtest_logreport,
     pytest_sessionfinish,
 )
+
+for _signal in (
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+):  # under nohup, or a shell's &, they are ignored, which children inherit
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        default = signal.default_int_handler if _signal is signal.SIGINT else signal.SIG_DFL
+        signal.signal(_signal, default)
 
 REAL_FIRECRACKER = ("firecracker", "real")
 

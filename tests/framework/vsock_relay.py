@@ -1,76 +1,85 @@
 """Firecracker's end of a vsock device, for an agent on this host: CONNECT, OK, then bytes both ways until one side ends."""
 
-import asyncio
 import contextlib
+import socket
 import threading
 
 AGENT_PORT = 1024
+CHUNK_BYTES = 65536
 
 
 class VsockRelay:
     """Listens at ``path`` and leads port 1024 to the Unix socket ``agent``; every other port is closed to all.
 
-    It runs in a thread of its own, so that a test may be synchronous, or busy.
+    It has threads of its own, two a connection, so that a test may be synchronous, or busy.
     """
 
     def __init__(self, path, agent):
         self._path, self._agent = path, agent
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="vsock relay")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._open = set()
+        self._threads = [threading.Thread(target=self._accept, name="vsock relay")]
         self.connections = 0
 
     def __enter__(self):
-        self._thread.start()
-        assert self._ready.wait(10)
+        self._listener.bind(str(self._path))
+        self._listener.listen(1024)
+        self._threads[0].start()
         return self
 
     def __exit__(self, *_):
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        for end in (self._listener, *list(self._open)):
+            hang_up(end)
+        for thread in list(self._threads):
+            thread.join(10)
+            assert not thread.is_alive()
+        self._listener.close()
         self._path.unlink(missing_ok=True)
 
-    def _run(self):
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
+    def _start(self, *work):
+        thread = threading.Thread(target=work[0], args=work[1:], name="vsock relay")
+        self._threads.append(thread)
+        thread.start()
+        return thread
 
-    async def _serve(self):
-        self._stop = asyncio.Event()
-        server = await asyncio.start_unix_server(self._connection, self._path)
-        self._ready.set()
-        await self._stop.wait()
-        server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-            await asyncio.wait({task})
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.connections += 1
+                self._open.add(client)
+                self._start(self._connection, client, 2**30 + self.connections)
 
-    async def _connection(self, reader, writer):
-        self.connections += 1
-        try:
-            line = await reader.readuntil(b"\n")
-            if line != b"CONNECT %d\n" % AGENT_PORT:
-                return
-            inner_reader, inner_writer = await asyncio.open_unix_connection(self._agent)
-            try:
-                writer.write(b"OK %d\n" % (2**30 + self.connections))
-                ways = {
-                    asyncio.create_task(carry(reader, inner_writer)),
-                    asyncio.create_task(carry(inner_reader, writer)),
-                }
-                _, rest = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-                for way in rest:
-                    way.cancel()
-                await asyncio.wait(ways)
-            finally:
-                inner_writer.close()
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
+    def _connection(self, client, number):
+        with client, socket.socket(socket.AF_UNIX) as agent:
+            self._open.add(agent)
+            with contextlib.suppress(OSError):
+                if read_line(client) == b"CONNECT %d\n" % AGENT_PORT:
+                    agent.connect(str(self._agent))
+                    client.sendall(b"OK %d\n" % number)
+                    questions = self._start(carry, client, agent)
+                    carry(agent, client)
+                    hang_up(client)
+                    questions.join()
+        self._open -= {client, agent}
 
 
-async def carry(reader, writer):
+def hang_up(end):
+    """Whoever waits for the socket is told; what was sent is still the peer's."""
     with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
+        end.shutdown(socket.SHUT_RDWR)
+
+
+def read_line(end):
+    line = b""
+    while not line.endswith(b"\n") and (byte := end.recv(1)):
+        line += byte
+    return line
+
+
+def carry(source, target):
+    """Until ``source`` ends. A target that takes no more is no reason to end the other way: what it said before may be under way."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(CHUNK_BYTES):
+            target.sendall(data)
+        hang_up(target)

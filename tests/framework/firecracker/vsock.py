@@ -122,15 +122,23 @@ class Bridge:
         number, self._next = self._next, FIRST_PORT | ((self._next + 1) & (FIRST_PORT - 1))
         await loop.sock_sendall(client, b"OK %d\n" % number)
 
-        async def to_guest() -> None:
-            while data := await loop.sock_recv(client, CHUNK_BYTES):
-                await stream.write(data)
-
         async def to_host() -> None:
             while data := await stream.read(CHUNK_BYTES):
                 await loop.sock_sendall(client, data)
 
-        both = {asyncio.create_task(to_guest()), asyncio.create_task(to_host())}
+        answers = asyncio.create_task(to_host())
+
+        async def to_guest() -> None:
+            while data := await loop.sock_recv(client, CHUNK_BYTES):
+                try:
+                    await stream.write(data)
+                except (
+                    ConnectionError
+                ):  # the guest has closed: what it said before that still goes to the host
+                    await answers
+                    return
+
+        both = {asyncio.create_task(to_guest()), answers}
         try:
             done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

@@ -33,14 +33,6 @@ def env(tmp_path):
     }
 
 
-@pytest.fixture(autouse=True)
-def hangups_are_not_ignored():
-    """Under nohup they would be, and what is ignored is inherited."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 def terminal(env, script, **size):
     return Terminal([*ARGV, "-t", "web", "--", "sh", "-c", script], env=env, **size)
 
