@@ -28,10 +28,10 @@ HOST_STAGES = ("validate", "reserve", "disks", "identity", "network", "vmm")
 OPTIONS = ("--memory", "1G", "--work-size", "2G")
 
 
-def create_ready(banger, name):
+def create_ready(banger, name, *more):
     """One create through the CLI; milliseconds until it returned, and of its stages."""
     began = time.monotonic()
-    banger.run("vm", "create", "--name", name, *OPTIONS)
+    banger.run("vm", "create", "--name", name, *OPTIONS, *more)
     elapsed_ms = (time.monotonic() - began) * 1000
     created = (op for op in banger.json("op", "list") if op["kind"] == "vm.create")
     operation = next(op for op in created if op["target_name"] == name)
