@@ -245,7 +245,7 @@ async def test_connections_of_other_users_are_dropped(api, monkeypatch):
 
 
 @pytest.mark.skipif(not probe.root(), reason=f"to become another user: {probe.root().why}")
-async def test_a_process_of_another_user_is_dropped_though_it_gets_to_the_socket(api):
+async def test_a_process_of_another_user_is_dropped_though_it_gets_to_the_socket(api, caplog):
     """The directory and the socket are opened up for the test: what is left is that the kernel says who calls."""
     path = Path(api.path)
     path.parent.chmod(0o755)
@@ -270,9 +270,9 @@ async def test_a_process_of_another_user_is_dropped_though_it_gets_to_the_socket
     finally:
         os.close(place)
     assert refused.stdout == b""
-    assert refused.returncode in {52, 56}, (
-        refused.stderr
-    )  # nothing came, or the connection was reset
+    assert "connection of uid 65534 refused" in caplog.text
+    # Nothing came, the connection was reset, or even before curl had looked whether it is connected.
+    assert refused.returncode in {52, 56, 7}, refused.stderr
 
 
 async def test_logs_show_the_consoles_end(api):
