@@ -31,7 +31,7 @@ def session(directory, text, **env):
     ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", directory, *plugins, directory],
-        cwd=ROOT, env={**{k: v for k, v in os.environ.items() if k != "BANGER_REQUIRE_TESTS"}, **env},
+        cwd=ROOT, env={**{k: v for k, v in os.environ.items() if k != "BANGER_REQUIRE_TESTS" and not k.startswith("PYTEST_")}, **env},
         capture_output=True, text=True, timeout=60, check=False, start_new_session=True,
     )  # fmt: skip
     return done.returncode, done.stdout

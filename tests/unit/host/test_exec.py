@@ -158,7 +158,9 @@ def test_ends_are_told_in_words(returncode, words):
 def test_a_spawned_program_has_its_own_session_and_appends_to_its_log(tmp_path):
     log = tmp_path / "log"
     log.write_text("before\n")
-    child = host_exec.spawn(["sh", "-c", "ps -o sid= -p $$; echo out; echo err >&2; cat"], log=log)
+    child = host_exec.spawn(
+        ["sh", "-c", "cut -d ' ' -f 6 /proc/$$/stat; echo out; echo err >&2; cat"], log=log
+    )
     assert child.wait(timeout=10) == 0
     first, sid, *rest = log.read_text().split()
     assert (first, int(sid), rest) == ("before", child.pid, ["out", "err"])

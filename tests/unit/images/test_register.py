@@ -381,7 +381,9 @@ async def test_registering_the_same_again_mends_what_was_damaged(catalog, base, 
 async def test_a_base_image_that_is_not_there_or_damaged_is_told(catalog, base):
     with pytest.raises(NotFoundError):
         await register(catalog, base="plan9")
-    os.truncate(catalog._dir / base.id / "work-seed.img", 100)
+    seed = catalog._dir / base.id / "work-seed.img"
+    seed.chmod(0o644)
+    os.truncate(seed, 100)
     error = await refused(catalog, HostLacksError, "work-seed.img is missing or damaged", base="debian")  # fmt: skip
     assert error.hint == "banger image build debian --force"
 
