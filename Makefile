@@ -17,7 +17,7 @@ test: ## install what is missing, then run all tests, with real guests
 
 check: ## lint, types, layers and unit tests, in under 90 s
 	@bash scripts/bootstrap.sh dev
-	$(PY) -m pytest tests/test_checks.py tests/unit
+	$(PY) -m pytest -n 2 tests/test_checks.py tests/unit
 
 build: ## wheel and sdist into build/dist, programs that run from here into build/bin
 	@bash scripts/bootstrap.sh run

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from tests.framework.installation import CACHE, ROOT, wait_until
 
 NAME = "banger-user"
@@ -119,6 +121,14 @@ class OrdinaryUser:
             (programs / name).write_text(f'#!/bin/sh\n{path} exec {python} -m {module} "$@"\n')
             (programs / name).chmod(0o755)
         subprocess.run(["chmod", "-R", "a+rX", self.checkout], check=True)
+
+    def equip(self, image_id):
+        """Install banger for this user, with the image; skips where there is no Python for that."""
+        python = self.python()
+        if python is None:
+            pytest.skip("there is no Python of this version that every user may start")
+        self.install(python)
+        self.give_image(image_id)
 
     def give_image(self, image_id):
         """A copy of the tests' image, as if this user had built it."""

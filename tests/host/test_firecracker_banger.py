@@ -9,6 +9,7 @@ import pytest
 
 from banger.host import cgroup, jail, probe
 from tests.framework.installation import Installation, wait_until
+from tests.framework.life import exec_ssh_and_cp_work
 
 pytestmark = [pytest.mark.firecracker, pytest.mark.timeout(600)]
 LONG = ("--timeout", "300")
@@ -55,13 +56,7 @@ def test_auto_takes_firecracker_and_the_vm_is_ready(vm):
 
 
 def test_exec_ssh_and_cp_work(vm, tmp_path):
-    data = os.urandom(1 << 20)
-    (tmp_path / "data").write_bytes(data)
-    vm.run("vm", "cp", str(tmp_path / "data"), "box:/root/data")
-    vm.run("vm", "cp", "box:/root/data", str(tmp_path / "back"))
-    assert (tmp_path / "back").read_bytes() == data
-    assert vm.run("vm", "ssh", "box", "--", "cat", "/etc/hostname").stdout == "box\n"
-    assert vm.run("vm", "exec", "box", "--", "sh", "-c", "exit 7", check=False).returncode == 7
+    exec_ssh_and_cp_work(vm, tmp_path)
     assert vm.run("vm", "exec", "box", "--", "df", "-B1", "--output=size", "/root").returncode == 0
 
 

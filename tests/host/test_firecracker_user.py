@@ -22,11 +22,7 @@ def user(firecracker, image):
     with OrdinaryUser([KVM.stat().st_gid]) as user, tun_mode(0o666):
         KVM.chmod(0o660)
         user.env["BANGER_FIRECRACKER_PATH"] = str(firecracker.firecracker)
-        python = user.python()
-        if python is None:
-            pytest.skip("there is no Python of this version that every user may start")
-        user.install(python)
-        user.give_image(image["id"])
+        user.equip(image["id"])
         yield user
         user.banger("vm", "delete", "--all")
         user.banger("daemon", "stop")

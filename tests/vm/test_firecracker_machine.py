@@ -12,6 +12,7 @@ import pytest
 from banger.client.sdk import Client
 from banger.host import probe
 from tests.framework.installation import Installation, wait_until
+from tests.framework.life import exec_ssh_and_cp_work
 from tests.framework.net_host import BEYOND, ECHO_PORT, OwnHost
 from tests.framework.played import played_firecracker
 
@@ -53,13 +54,7 @@ def test_auto_takes_firecracker_and_debian_runs_with_no_failed_unit(vm):
 
 
 def test_exec_ssh_and_cp_work(vm, tmp_path):
-    data = os.urandom(1 << 20)
-    (tmp_path / "data").write_bytes(data)
-    vm.run("vm", "cp", str(tmp_path / "data"), "box:/root/data")
-    vm.run("vm", "cp", "box:/root/data", str(tmp_path / "back"))
-    assert (tmp_path / "back").read_bytes() == data
-    assert vm.run("vm", "ssh", "box", "--", "cat", "/etc/hostname").stdout == "box\n"
-    assert in_guest(vm, "sh", "-c", "exit 7", check=False).returncode == 7
+    exec_ssh_and_cp_work(vm, tmp_path)
 
 
 def test_the_console_is_heard_as_the_guest_writes_it(vm):

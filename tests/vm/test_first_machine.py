@@ -26,11 +26,7 @@ def shows_a_vm(done):
 @pytest.fixture(scope="module")
 def user(image):
     with OrdinaryUser() as user:
-        python = user.python()
-        if python is None:
-            pytest.skip("there is no Python of this version that every user may start")
-        user.install(python)
-        user.give_image(image["id"])
+        user.equip(image["id"])
         yield user
         user.banger("vm", "delete", "--all")
         user.banger("daemon", "stop")
