@@ -222,6 +222,10 @@ def test_an_unknown_command_names_the_nearest(shell):
     assert "did you mean 'list'" in shell.fails(2, "vm", "lst")
 
 
+def test_a_name_in_the_wrong_place_is_shown_its_right_one(shell):
+    assert "to name the VM: --name web" in shell.fails(2, "vm", "create", "web")
+
+
 def test_without_a_daemon_the_status_is_7(shell):
     assert "hint: bangerd" in shell.fails(7, "vm", "list")
 

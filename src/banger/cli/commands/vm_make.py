@@ -87,7 +87,7 @@ def begin(session: Session, request: schema.VmCreate) -> schema.Operation:
     return operation
 
 
-@click.command()
+@click.command(context_settings={"allow_extra_args": True})
 @click.option("--image", type=params.IMAGE, help="Image to start from.  [default: debian]")
 @vm_options
 @click.option("--no-start", is_flag=True, help="Only make it.")
@@ -95,7 +95,9 @@ def begin(session: Session, request: schema.VmCreate) -> schema.Operation:
 @click.option("--dry-run", is_flag=True, help="Only print the steps.")
 @data.format_option
 @pass_session
+@click.pass_context
 def create(
+    context: click.Context,
     session: Session,
     /,
     *,
@@ -106,6 +108,9 @@ def create(
     **given: Any,  # noqa: ANN401  vm_options
 ) -> None:
     """Make a VM and, unless told otherwise, start it and wait until it is ready."""
+    if context.args:
+        word = context.args[0]
+        raise click.UsageError(f"unexpected argument {word!r}; to name the VM: --name {word}")
     request = wish(session, given)
     request.start = not no_start
     if dry_run:
