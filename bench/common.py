@@ -1,9 +1,12 @@
 """What the benchmarks share: an installation of their own, medians, JSON results in bench/results."""
 
+import contextlib
 import json
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +23,28 @@ def installation(**settings):
     banger = Installation(tempfile.mkdtemp(prefix="banger-bench-"), **settings)
     banger.run("image", "build", "debian", timeout=1800)
     return banger
+
+
+@contextlib.contextmanager
+def reflink_volume():
+    """A directory on a file system that shares blocks: an xfs in a loop file. Needs root."""
+    here = Path(tempfile.mkdtemp(prefix="bench-volume-"))
+    disk, mount = here / "xfs.img", here / "xfs"
+    with disk.open("wb") as file:
+        file.truncate(12 << 30)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(disk)], check=True)
+    mount.mkdir()
+    subprocess.run(["mount", "-o", "loop", str(disk), str(mount)], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+        shutil.rmtree(here)
+
+
+def copy_images(images, target):
+    """The images in the directory ``images``, as ``target``."""
+    subprocess.run(["cp", "-a", "--sparse=always", f"{images}/.", str(target)], check=True)
 
 
 def summary(values):

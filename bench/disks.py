@@ -4,13 +4,12 @@ python bench/disks.py [RUNS]
 """
 
 import asyncio
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from common import installation, report, summary
+from common import copy_images, installation, reflink_volume, report, summary
 
 from banger.images.catalog import ImageCatalog
 from banger.model.machine import DiskFormat, VmPaths
@@ -37,22 +36,14 @@ def main(runs):
     """Both file systems."""
     banger = installation()
     images = banger.state / "images"
-    here = Path(tempfile.mkdtemp(prefix="bench-disks-"))
-    result = {"plain": asyncio.run(make(images, here, runs))}
-    disk, mount = here / "xfs.img", here / "xfs"
-    with disk.open("wb") as file:
-        file.truncate(12 << 30)
-    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(disk)], check=True)
-    mount.mkdir()
-    subprocess.run(["mount", "-o", "loop", str(disk), str(mount)], check=True)
+    result = {}
     try:
-        subprocess.run(
-            ["cp", "-a", "--sparse=always", f"{images}/.", str(mount / "images")], check=True
-        )
-        result["reflink"] = asyncio.run(make(mount / "images", mount, runs))
+        with tempfile.TemporaryDirectory(prefix="bench-disks-") as here:
+            result["plain"] = asyncio.run(make(images, Path(here), runs))
+        with reflink_volume() as volume:
+            copy_images(images, volume / "images")
+            result["reflink"] = asyncio.run(make(volume / "images", volume, runs))
     finally:
-        subprocess.run(["umount", str(mount)], check=True)
-        subprocess.run(["rm", "-rf", str(here)], check=True)
         banger.close()
     report("disks", result)
 

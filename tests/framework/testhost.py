@@ -154,10 +154,10 @@ def _text(archive, name, text):
     archive.addfile(info, io.BytesIO(text.encode()))
 
 
-def distributions():
-    """The installed distributions that banger and its tests in a test host need, and all that these need."""
+def distributions(tools=TEST_TOOLS):
+    """The installed distributions that banger and ``tools`` need, and all that these need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [Requirement(line) for line in (*project["dependencies"], *TEST_TOOLS)]
+    wanted = [Requirement(line) for line in (*project["dependencies"], *tools)]
     found = {}
     while wanted:
         requirement = wanted.pop()
