@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -24,8 +23,8 @@ from banger.network.processes import start_holder
 from banger.network.record import Files, read_record
 from banger.network.user import UserNetwork
 from tests.framework.net_host import BEYOND, LinuxGuest
+from tests.framework.ordinary_user import OrdinaryUser, tun_mode
 
-ROOT = Path(__file__).parents[2]
 UNREACHED = "No route to host|timed out"
 
 
@@ -417,39 +416,29 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ordinary_user():
-    """An ordinary user of the test's own, and the Python that may be started as one."""
+    """An ordinary user of the test's own, with a banger that it may read, and the Python that it may start."""
     if not root():
         pytest.skip(f"to become an ordinary user: {root().why}")
-    python = shutil.which("python3", path="/usr/bin:/bin")
-    new_enough = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
-    if not python or subprocess.run(new_enough, check=False).returncode:
-        pytest.skip("there is no Python 3.11 that every user may start")
-    name = "bg-net-test"
-    subprocess.run(["useradd", "-M", name], check=True)
-    yield pwd.getpwnam(name), python
-    subprocess.run(["userdel", name], check=True)
+    with OrdinaryUser() as someone:
+        python = someone.python()
+        if python is None:
+            pytest.skip("there is no Python of this version that every user may start")
+        someone.install(python)
+        yield someone, python
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(0o666, "user"), (0o600, "qemu-user")])
 def test_an_ordinary_user_gets_the_same_or_a_warning(
     ordinary_user, namespaces_work, short_dir, mode, expected
 ):
-    entry, python = ordinary_user
-    os.chown(short_dir, entry.pw_uid, entry.pw_gid)
-    site = next(path for path in sys.path if path.endswith("site-packages"))
-    tun = Path("/dev/net/tun")
-    kept = tun.stat().st_mode & 0o777
-    tun.chmod(mode)
-    try:
-        done = subprocess.run(
-            [python, "-c", SCENARIO, str(short_dir)], user=entry.pw_uid, group=entry.pw_gid, extra_groups=[], cwd="/", timeout=60,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{ROOT / 'src'}:{site}", "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    finally:
-        tun.chmod(kept)
+    someone, python = ordinary_user
+    os.chown(short_dir, someone.account.pw_uid, someone.account.pw_gid)
+    path = f"PYTHONPATH={someone.checkout / 'src'}:{someone.checkout / 'site'}"
+    argv = ("env", path, python, "-c", SCENARIO, str(short_dir))
+    with tun_mode(mode):
+        done = someone.run(*argv, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     first, second, *rest = done.stdout.splitlines()
     assert first == expected

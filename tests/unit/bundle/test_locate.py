@@ -305,9 +305,10 @@ def test_an_ordinary_user_may_use_what_root_installed(place, old):
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_a_bundle_that_may_not_be_looked_into_is_told(place, old):
+def test_a_bundle_that_may_not_be_looked_into_is_told(place, old, monkeypatch):
     if not probe.root():
         pytest.skip(probe.root().why)
+    monkeypatch.setattr(own_files, "config_dir", lambda: Path("/"))  # ours may be closed to others
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         place.root = a_root(Path(name) / "closed")
         old.place(place.root)
