@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from banger.api import routes, schema
-from banger.client.http_stream import LOST, open_stream
 from banger.client.transport import Transport
 from banger.model.clock import Deadline
 from banger.model.errors import (
@@ -19,6 +18,9 @@ from banger.model.errors import (
     GuestNotReadyError,
     from_code,
 )
+
+if TYPE_CHECKING:
+    import http.client
 
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 QUIET_S = 30.0
@@ -92,6 +94,9 @@ def _stream(
     transport: Transport, operation_id: str, deadline: Deadline | None
 ) -> Iterator[schema.Operation]:
     """Operations from the event stream until it ends, is cut or is silent for too long."""
+    # Loaded while the daemon is at work already.
+    from banger.client.http_stream import LOST, open_stream  # noqa: PLC0415
+
     try:
         connection, response = open_stream(
             transport, routes.OPERATION_EVENTS, {"id": operation_id}, timeout_s=_silence(deadline)

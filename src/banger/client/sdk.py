@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +12,16 @@ import msgspec
 
 from banger.api import routes, schema
 from banger.api.routes import Route
-from banger.client import files, follow
-from banger.client.http_stream import LOST, open_stream
+from banger.client import follow
 from banger.client.refs import check_ref
 from banger.client.transport import TIMEOUT_S, Transport, unreachable
 from banger.host.config import Config, load_config
 from banger.model.errors import BangerError
 
-if TYPE_CHECKING:  # websockets is for those who stream
+if TYPE_CHECKING:  # websockets and http.client are for those who stream
+    import http.client
+
+    from banger.client import files
     from banger.client.streams import ConsoleStream, ExecStream, Finished, ProxyStream
 
 _T = TypeVar("_T")
@@ -146,6 +147,8 @@ class Client:
         self, ref: str, *, source: str = "console", tail_bytes: int = 64 << 10, follow: bool = False
     ) -> Iterator[Iterator[bytes]]:
         """The end of a log in pieces; with ``follow`` also what comes after, until the VM is gone."""
+        from banger.client.http_stream import open_stream  # noqa: PLC0415  see above
+
         query: dict[str, str | int] = {
             "source": source,
             "tail_bytes": tail_bytes,
@@ -164,6 +167,8 @@ class Client:
             connection.close()
 
     def _pieces(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        from banger.client.http_stream import LOST  # noqa: PLC0415  see above
+
         try:
             while piece := response.read1(1 << 16):
                 yield piece
@@ -173,6 +178,8 @@ class Client:
     @contextmanager
     def get_files(self, ref: str, path: str) -> Iterator[files.TarReader]:
         """A tar stream of the guest's absolute ``path``; members are named from its last component on."""
+        from banger.client import files  # noqa: PLC0415  see above
+
         with files.get(self.transport, check_ref(ref), path) as reader:
             yield reader
 
@@ -182,6 +189,8 @@ class Client:
 
         The block's end waits until the guest has everything; an exception in it breaks the transfer off.
         """
+        from banger.client import files  # noqa: PLC0415  see above
+
         with files.put(self.transport, check_ref(ref), path) as writer:
             yield writer
 

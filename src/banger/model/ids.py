@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
+from collections.abc import Sequence
 
 from banger.model.errors import InvalidInputError
 
@@ -26,7 +27,7 @@ _NOUNS = (
 
 def new_id() -> str:
     """A fresh random id: 48 bits, 12 hex digits."""
-    return secrets.token_hex(ID_LENGTH // 2)
+    return os.urandom(ID_LENGTH // 2).hex()
 
 
 def is_id(text: str) -> bool:
@@ -36,7 +37,12 @@ def is_id(text: str) -> bool:
 
 def new_name() -> str:
     """A readable random name such as ``brisk-otter``; the caller checks that it is free."""
-    return f"{secrets.choice(_ADJECTIVES)}-{secrets.choice(_NOUNS)}"
+    first, second = os.urandom(2), os.urandom(2)
+    return f"{_one_of(_ADJECTIVES, first)}-{_one_of(_NOUNS, second)}"
+
+
+def _one_of(words: Sequence[str], random: bytes) -> str:
+    return words[int.from_bytes(random) % len(words)]
 
 
 def check_name(name: str, *, what: str = "VM") -> str:
