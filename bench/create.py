@@ -8,6 +8,7 @@ made is not counted. Asking for SSH again and again costs the guest time, so cre
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
 import socket
@@ -81,11 +82,14 @@ def wait_banner(banger, name, began):
         time.sleep(0.05)
 
 
-def bare(argv, paths, disks):
-    """The same QEMU command line from a script, with fresh disks; milliseconds until ready."""
+@contextlib.contextmanager
+def bare_qemu(argv, paths, disks, tap=None):
+    """The same QEMU command line from a script, with fresh disks; where its sockets are, and when it was started.
+
+    Without ``tap``, the descriptor of one, it has QEMU's own user network.
+    """
     directory = Path(tempfile.mkdtemp(prefix="bare-"))
     target = VmPaths(directory, directory)
-    began = time.monotonic()
     for name in ("overlay.qcow2", "work.img", "identity.tar"):
         subprocess.run(["cp", "--sparse=always", disks / name, directory / name], check=True)
     shutil.copy(paths.agent_token, target.agent_token)
@@ -93,48 +97,51 @@ def bare(argv, paths, disks):
         word.replace(str(paths.state), str(directory)).replace(str(paths.runtime), str(directory))
         for word in argv
     ]
-    sockets = {}
+    listeners = []
     for path in (
         target.qmp_socket,
         target.agent_socket,
         target.bulk_socket(0),
         target.bulk_socket(1),
     ):
-        listener = socket.socket(socket.AF_UNIX)
+        listeners.append(listener := socket.socket(socket.AF_UNIX))
         listener.bind(str(path))
         listener.listen(1)
-        sockets[path.name] = listener
-    words = replace_descriptors(
-        words,
-        [
-            sockets[name]
-            for name in ("qmp.sock", "agent.sock", "agent-bulk0.sock", "agent-bulk1.sock")
-        ],
-    )
+    words = replace_descriptors(words, listeners, tap)
+    passed = [*(item.fileno() for item in listeners), *([] if tap is None else [tap])]
     began = time.monotonic()
-    process = subprocess.Popen(
-        words, pass_fds=[item.fileno() for item in sockets.values()], stdin=subprocess.DEVNULL
-    )
-
-    async def ready():
-        guest = connect_guest(target, "serial")
-        await guest.wait_connected(120)
-        await guest.wait_services(120)
-        await guest.close()
-
+    process = subprocess.Popen(words, pass_fds=passed, stdin=subprocess.DEVNULL)
     try:
-        asyncio.run(ready())
-        return (time.monotonic() - began) * 1000
+        yield target, began
     finally:
         process.kill()
         process.wait()
-        for listener in sockets.values():
+        for listener in listeners:
             listener.close()
         shutil.rmtree(directory)
 
 
-def replace_descriptors(words, sockets):
-    """The listening sockets in the order of the command line; the TAP becomes QEMU's own user network."""
+async def bare_ready(target):
+    """Wait until the bare guest is ready; its connection."""
+    guest = connect_guest(target, "serial")
+    await guest.wait_connected(120)
+    await guest.wait_services(120)
+    return guest
+
+
+def bare(argv, paths, disks):
+    """Milliseconds until a bare QEMU is ready."""
+
+    async def ready():
+        await (await bare_ready(target)).close()
+
+    with bare_qemu(argv, paths, disks) as (target, began):
+        asyncio.run(ready())
+        return (time.monotonic() - began) * 1000
+
+
+def replace_descriptors(words, sockets, tap):
+    """The listening sockets in the order of the command line; the TAP becomes ``tap``, or QEMU's own user network."""
     left = list(sockets)
     out = []
     for word in words:
@@ -144,8 +151,8 @@ def replace_descriptors(words, sockets):
             head, _, tail = word.partition(",fd=")
             out.append(f"{head},fd={left.pop(0).fileno()},{tail.partition(',')[2]}")
         elif word.startswith("tap,"):
-            out.append("user,id=n0")
-        elif word.startswith("virtio-net-device"):
+            out.append("user,id=n0" if tap is None else f"tap,id=n0,fd={tap},vhost=off")
+        elif word.startswith("virtio-net-device") and tap is None:
             out.append(word.partition(",host_mtu")[0])
         else:
             out.append(word)

@@ -29,11 +29,11 @@ while True:
 """
 
 
-def out_of(port):
+def out_of(port, address="127.0.0.1"):
     """MiB/s of what the guest sends."""
     began = time.monotonic()
     count = 0
-    with socket.create_connection(("127.0.0.1", port)) as opened:
+    with socket.create_connection((address, port)) as opened:
         opened.sendall(b"o")
         while data := opened.recv(1 << 20):
             count += len(data)
@@ -41,11 +41,11 @@ def out_of(port):
     return SIZE_MIB / (time.monotonic() - began)
 
 
-def into(port):
+def into(port, address="127.0.0.1"):
     """MiB/s of what it receives, until it says that it has all."""
     block = b"i" * (1 << 20)
     began = time.monotonic()
-    with socket.create_connection(("127.0.0.1", port)) as opened:
+    with socket.create_connection((address, port)) as opened:
         for _ in range(SIZE_MIB):
             opened.sendall(block)
         assert opened.recv(1) == b"."
