@@ -33,7 +33,11 @@ def prepare(config: Config) -> FileLock | None:
         for directory in (config.state_dir, config.runtime_dir):
             fs.make_private_dir(directory)
         lock = FileLock(config.state_dir / "bangerd.lock")
-        return lock if lock.acquire() else None
+        if not lock.acquire():
+            return None
+        for directory in (config.state_dir, config.ssh_key_path.parent, config.runtime_dir):
+            fs.sweep_temporaries(directory)
+        return lock
     except OSError as error:
         raise HostLacksError(
             f"{error.filename or config.state_dir} cannot be written",

@@ -13,7 +13,6 @@ import io
 import os
 import secrets
 import tarfile
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +45,7 @@ class IdentityStore:
         client_key = await self._client_key()
         files = _kept(paths.identity)
         if _KEY not in files:
-            files[_KEY], files[f"{_KEY}.pub"] = await _new_key(request.vm_id)
+            files[_KEY], files[f"{_KEY}.pub"] = await _new_key(paths.identity.parent, request.vm_id)
         files.setdefault(_MACHINE_ID, secrets.token_hex(16).encode() + b"\n")
         files.setdefault(_TOKEN, secrets.token_hex(32).encode() + b"\n")
         files["rootfs/etc/banger/authorized_keys"] = client_key
@@ -72,7 +71,7 @@ class IdentityStore:
         async with self._lock:
             fs.make_private_dir(self._ssh)
             if not (private.exists() and public.exists()):
-                private_half, public_half = await _new_key("managed by banger")
+                private_half, public_half = await _new_key(self._ssh, "managed by banger")
                 with self._locked(private):
                     if not (private.exists() and public.exists()):
                         fs.write_atomic(private, private_half)
@@ -107,10 +106,10 @@ class IdentityStore:
             os.close(descriptor)
 
 
-async def _new_key(comment: str) -> tuple[bytes, bytes]:
-    """A fresh ed25519 key pair: private and public file contents."""
-    with tempfile.TemporaryDirectory(prefix="banger-key-") as name:
-        path = Path(name) / "key"
+async def _new_key(directory: Path, comment: str) -> tuple[bytes, bytes]:
+    """A fresh ed25519 key pair: private and public file contents. It is made below ``directory``, with which it goes if we are killed."""
+    with fs.temporary_directory(directory) as own:
+        path = own / "key"
         tool = find_program("ssh-keygen", package="openssh-client")
         await run(
             [tool, "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)], timeout_s=30

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,9 +31,30 @@ def go_on() -> None:
     """The `Between` that never ends anything."""
 
 
+TEMPORARY = ".banger-new-"
+"""How names begin of what is there for a moment only, unless its maker was killed in it."""
+
+
+@contextmanager
+def temporary_directory(directory: Path) -> Iterator[Path]:
+    """A private directory below ``directory``, removed at the end."""
+    with tempfile.TemporaryDirectory(dir=directory, prefix=TEMPORARY) as name:
+        yield Path(name)
+
+
+def sweep_temporaries(directory: Path, older_s: float = 60.0) -> None:
+    """Remove what makers that were killed left in ``directory`` longer than ``older_s`` ago; those at work need milliseconds."""
+    now_s = time.time()  # noqa: TID251  compared with the file system's times
+    for path in directory.glob(f"{TEMPORARY}*"):
+        with suppress(FileNotFoundError):  # its maker lives, and has come to an end
+            if now_s - path.lstat().st_mtime < older_s:
+                continue
+            remove_tree(path)
+
+
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Write ``data`` to ``path`` so that a reader sees the old or the new content, also after a power cut."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}-")
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -201,10 +223,10 @@ def free_bytes(path: Path) -> int:
 
 def supports_reflink(directory: Path) -> bool:
     """Whether files in ``directory`` can share blocks: found out by doing it."""
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".probe-") as name:
-        source = Path(name) / "a"
+    with temporary_directory(directory) as own:
+        source = own / "a"
         source.write_bytes(b"x" * 4096)
-        return clone_file(source, Path(name) / "b") == "reflink"
+        return clone_file(source, own / "b") == "reflink"
 
 
 def read_tail(path: Path, limit_bytes: int) -> bytes:

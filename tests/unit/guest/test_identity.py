@@ -8,9 +8,11 @@ import subprocess
 import tarfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from banger.guest import identity
 from banger.guest.identity import SEED_BYTES, IdentityStore
 from banger.model.lease import Lease
 from banger.model.machine import IdentityRequest, VmPaths
@@ -81,6 +83,22 @@ async def test_the_host_key_is_a_pair(store, paths, tmp_path):
     private.chmod(0o600)
     done = subprocess.run(["ssh-keygen", "-y", "-f", private], capture_output=True, check=True)
     assert done.stdout.split()[:2] == files[f"{KEY}.pub"].split()[:2]
+
+
+async def test_a_key_half_made_lies_in_the_vms_own_directory(store, paths, monkeypatch):
+    """Who is killed in it leaves no private key behind that nobody would remove."""
+    made_in = []
+
+    async def keygen(argv, **_):
+        path = Path(argv[-1])
+        made_in.append(path.parent.parent)
+        for each in (path, path.with_suffix(".pub")):
+            each.write_bytes(b"ssh-ed25519 AAAA\n")
+
+    monkeypatch.setattr(identity, "run", keygen)
+    await store.write(request(), paths(A))
+    assert made_in == [paths(A).state.parents[1] / "ssh", paths(A).state]
+    assert not list(paths(A).state.glob(".*"))
 
 
 async def test_secrets_are_for_root_alone_in_the_guest_and_on_the_host(store, paths, tmp_path):

@@ -48,6 +48,23 @@ def test_an_atomic_write_that_fails_keeps_the_old_content(tmp_path, monkeypatch)
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_what_a_killed_maker_left_is_swept_and_nothing_else(tmp_path):
+    kept = [tmp_path / name for name in ("banger.db", ".banger-other", f"{fs.TEMPORARY}fresh")]
+    for path in kept:
+        path.write_bytes(b"")
+    directory, file = tmp_path / f"{fs.TEMPORARY}key", tmp_path / f"{fs.TEMPORARY}known_hosts-x"
+    directory.mkdir()
+    (directory / "key").write_bytes(b"private")
+    file.write_bytes(b"")
+    link = tmp_path / f"{fs.TEMPORARY}link"
+    link.symlink_to(tmp_path)
+    for path in (directory, file, link):
+        os.utime(path, (1, 1), follow_symlinks=False)
+    fs.sweep_temporaries(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    fs.sweep_temporaries(tmp_path / "missing")
+
+
 def test_a_private_directory_is_made_so_even_if_it_was_open(tmp_path):
     path = tmp_path / "a" / "b"
     fs.make_private_dir(path)
