@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from banger.host.exec import find_program
+
 ASKED = (
     "uname -r; cat /proc/cmdline; cat /etc/banger/services.json; systemctl is-system-running --wait"
 )
@@ -38,7 +40,8 @@ def kernel(test_image, tmp_path):
 @pytest.fixture
 def modules(test_image, tmp_path):
     """The modules of that kernel, out of the image's root file system."""
-    argv = ["debugfs", "-R", f"rdump /usr/lib/modules {tmp_path}", test_image / "rootfs.img"]
+    debugfs = find_program("debugfs", package="e2fsprogs")
+    argv = [debugfs, "-R", f"rdump /usr/lib/modules {tmp_path}", test_image / "rootfs.img"]
     subprocess.run(argv, check=True, capture_output=True)
     return tmp_path / "modules"
 
