@@ -7,7 +7,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from banger.engine.verbs import Changes
+from banger.engine.adjust import Changes
 from banger.model.spec import VmSpec
 from tests.framework.fake_world import World
 

@@ -9,9 +9,9 @@ import itertools
 
 import pytest
 
+from banger.engine.adjust import Changes
 from banger.engine.image_work import ImageWork
 from banger.engine.reconcile import reconcile
-from banger.engine.verbs import Changes
 from banger.host import faults
 from banger.model.errors import BangerError
 from banger.model.state import OperationState, VmState
