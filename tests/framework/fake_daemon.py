@@ -265,9 +265,7 @@ class FakeDaemon:
     def remove_forward(self, ref, protocol, host_port, **_):
         vm = self.vm(ref)
         gone = [
-            f
-            for f in vm.status.forwards
-            if (f.host_port, f.protocol) == (int(host_port), protocol)
+            f for f in vm.status.forwards if (f.host_port, f.protocol) == (int(host_port), protocol)
         ]
         if not gone:
             raise NotFoundError(f"port {host_port} is no forward of VM {vm.name}", hint="list them")

@@ -239,6 +239,13 @@ class LinuxGuest:
         opened.settimeout(5)
         return opened
 
+    def serve_udp(self, port):
+        """A UDP socket bound in the guest."""
+        opened = self.namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+        opened.bind(("0.0.0.0", port))
+        opened.settimeout(5)
+        return opened
+
     def close(self):
         os.write(self._end, b"x")
         self._thread.join()

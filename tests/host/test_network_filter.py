@@ -115,8 +115,8 @@ async def test_nat_is_taken_from_a_running_guest_and_given_back(guests, own_host
     await network.set_outward(one.lease, outward=False)
     assert await connections_of(network, one.lease) == 0
     assert await connections_of(network, other.lease) == others
+    stream.sendall(b"after")
     with pytest.raises(ConnectionResetError):
-        stream.sendall(b"after")
         await in_thread(stream.recv, 1)
     stream.close()
     with pytest.raises(OSError, match=UNREACHED):

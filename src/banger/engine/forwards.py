@@ -123,24 +123,29 @@ async def open_forwards(context: Context, machine: Machine) -> None:
     """Listen on the host for every forward of a VM that begins to run; if one cannot be had, raise: the caller closes the others."""
     record = machine.record
     for forward, port in hoped(wanted(record.spec), record.forwards):
-        machine.relayed.append(await _open(context, machine, forward, port))
+        await _open_new(context, machine, forward, port)
     machine.save(forwards=tuple(machine.relayed))
 
 
 async def reopen_forwards(context: Context, machine: Machine) -> None:
     """Listen again for every forward of a VM that runs since an earlier daemon; one that cannot be had is told and stays closed."""
     record = machine.record
-    final = []
-    for forward, port in hoped(wanted(record.spec), record.forwards):
-        try:
-            opened = await _open(context, machine, forward, port)
-            machine.relayed.append(opened)
-        except (BangerError, OSError) as error:
-            log.warning("VM %s: forward %s is closed: %s", machine.id, forward, error)
-            opened = Forward(port, forward.guest_port, forward.protocol)
-        final.append(opened)
+    final = [
+        await _reopen(context, machine, forward, port)
+        for forward, port in hoped(wanted(record.spec), record.forwards)
+    ]
     if tuple(final) != record.forwards:
         machine.save(forwards=tuple(final))
+
+
+async def _reopen(context: Context, machine: Machine, forward: Forward, port: int) -> Forward:
+    try:
+        opened = await _open(context, machine, forward, port)
+    except (BangerError, OSError) as error:
+        log.warning("VM %s: forward %s is closed: %s", machine.id, forward, error)
+        return Forward(port, forward.guest_port, forward.protocol)
+    machine.relayed.append(opened)
+    return opened
 
 
 async def switch(
@@ -167,14 +172,16 @@ async def switch(
         if not kept
     }
     for old in [forward for forward in closing if forward.key in new]:
-        undo.push(f"open {old} again", functools.partial(_reopen, context, machine, old))
+        again = functools.partial(_open_new, context, machine, old, old.host_port)
+        undo.push(f"open {old} again", again)
         await close(context, machine, old)
         closing.remove(old)
     for number, (forward, port) in enumerate(goal):
         if final[number] is None:
-            opened = await _open(context, machine, forward, port)
+            had = Forward(port, forward.guest_port, forward.protocol) in machine.record.forwards
+            open_it = _reopen if had else _open_new  # what was closed at an adoption fails no other
+            opened = await open_it(context, machine, forward, port)
             undo.push(f"close {opened}", functools.partial(close, context, machine, opened))
-            machine.relayed.append(opened)
             final[number] = opened
     return tuple(forward for forward in final if forward is not None), closing
 
@@ -186,8 +193,10 @@ async def close(context: Context, machine: Machine, forward: Forward) -> None:
     await context.relays.remove(forward.host_port, protocol=forward.protocol)
 
 
-async def _reopen(context: Context, machine: Machine, forward: Forward) -> None:
-    machine.relayed.append(await _open(context, machine, forward, forward.host_port))
+async def _open_new(context: Context, machine: Machine, forward: Forward, port: int) -> Forward:
+    opened = await _open(context, machine, forward, port)
+    machine.relayed.append(opened)
+    return opened
 
 
 async def _open(context: Context, machine: Machine, forward: Forward, port: int) -> Forward:
