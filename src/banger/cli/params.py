@@ -88,7 +88,7 @@ class HostPortParam(click.ParamType):  # type: ignore[type-arg]  # generic in ne
         """The ports of the VM that the command line names, as far as the daemon, if it runs, knows them."""
         from click.shell_completion import CompletionItem  # noqa: PLC0415  only while completing
 
-        ref = ctx.params.get("name")
+        ref = ctx.params.get("name") or next(iter(ctx.args), None)  # --remove still lacks its value
         found = host_ports(ref) if isinstance(ref, str) else []
         return [CompletionItem(port) for port in found if port.startswith(incomplete)]
 
