@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from banger.daemon.app import make_app
 from banger.daemon.compose import compose
+from banger.daemon.names import serve_names
 from banger.daemon.server import bind, inherited, make_server
 from banger.daemon.service import Service
 from banger.engine.reconcile import reconcile
@@ -21,6 +22,7 @@ from banger.host import faults, fs
 from banger.host.config import Config
 from banger.host.locks import FileLock
 from banger.model.errors import BangerError, HostLacksError
+from banger.network.names import NameServer
 from banger.vmm.console import cap_log
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ async def serve(config: Config, ready_fd: int | None) -> None:
     """Serve until a signal; the caller holds the lock."""
     faults.load()
     service = compose(config)
+    names: NameServer | None = None
     background: set[asyncio.Task[None]] = set()
     passed = inherited()
     listener = passed or bind(config.socket_path)
@@ -58,6 +61,7 @@ async def serve(config: Config, ready_fd: int | None) -> None:
             os.getpid(),
             len(said),
         )
+        names = await serve_names(service, config.dns_port)
         server = make_server(make_app(service))
         for signo in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signo, server.end)
@@ -67,6 +71,8 @@ async def serve(config: Config, ready_fd: int | None) -> None:
     finally:
         for task in background:
             task.cancel()
+        if names is not None:
+            await names.close()
         listener.close()
         if passed is None:  # else systemd goes on listening there
             with suppress(FileNotFoundError):

@@ -274,6 +274,18 @@ def test_ports_of_the_host_are_completed_after_remove(daemon, shell):
     assert done.stdout == "plain,40000/udp\n"
 
 
+def test_what_resolved_must_read_is_printed_once_there_is_a_port(shell):
+    assert "dns_port = 5354" in shell.fails(4, "setup", "dns", "--print")
+    env = {"BANGER_DNS_PORT": "5354"}
+    done = shell.ok("setup", "dns", "--print", env=env)
+    assert (
+        done.stdout
+        == "# made by: banger setup dns\n[Resolve]\nDNS=127.0.0.1:5354\nDomains=~banger\n"
+    )
+    said = shell.fails(2, "setup", "dns", env=env)
+    assert "/etc/systemd/resolved.conf.d/banger.conf" in said
+
+
 def test_nat_is_set_and_left_alone_when_nothing_is_said(daemon, shell):
     shell.ok("vm", "set", "off", "--no-nat")
     assert daemon.vm("off").spec.nat is False
