@@ -203,11 +203,15 @@ class LinuxGuest:
                 if number == self._wake:
                     return
                 other = self._nic if number == self.tap else self.tap
-                with contextlib.suppress(BlockingIOError):
+                try:
                     while True:
                         frame = os.read(number, 70000)
                         with contextlib.suppress(OSError):
                             os.write(other, frame)
+                except BlockingIOError:
+                    continue
+                except OSError:  # the TAP was taken away
+                    return
 
     def connect(self, address, port=ECHO_PORT, timeout=3):
         """A TCP connection out of the guest."""

@@ -138,6 +138,16 @@ async def test_nat_is_taken_from_a_running_guest_and_given_back(guests, own_host
     assert await in_thread(one.tcp_echo, BEYOND) == b"hello"
 
 
+async def test_a_guest_leaves_no_connection_to_the_next_one_of_its_address(guests, own_host):
+    guest, other = await guests.linux(), await guests.linux()
+    stream = await streaming(guest, own_host)
+    assert await connections_of(guests.network, guest.lease) == 1
+    await guests.network.detach(guest.lease)
+    assert await connections_of(guests.network, guest.lease) == 0
+    stream.close()
+    assert await in_thread(other.tcp_echo, BEYOND) == b"hello"
+
+
 async def test_the_world_pushes_nothing_into_a_guest_that_lost_its_nat(guests, own_host):
     """The guest says nothing more: what its peer sends is refused, and the peer is told."""
     guest = await guests.linux()

@@ -168,6 +168,7 @@ class Space:
         if gone:
             await self._nft(rules.unpin(gone))
             self._pins -= gone
+            await self._cut(lease.ip)
 
     async def set_outward(self, lease: Lease, *, outward: bool) -> None:
         """Let a guest speak to the world outside, or not any more: one transaction on a set; what it had open there is cut."""
