@@ -168,10 +168,10 @@ class Space:
         if gone:
             await self._nft(rules.unpin(gone))
             self._pins -= gone
-            await self._cut(lease.ip)
+            self._spawn(self._cut(lease.ip))
 
     async def set_outward(self, lease: Lease, *, outward: bool) -> None:
-        """Let a guest speak to the world outside, or not any more: one transaction on a set; what it had open there is cut."""
+        """Let a guest speak to the world outside, or not any more: one transaction on a set; what it had open there is cut, and soon forgotten."""
         pins = {pin for pin in self._pins if pin.fits(lease)}
         if not pins:
             raise ConnectionRefusedError(f"VM {lease.vm_id} is not in the network")
@@ -179,14 +179,16 @@ class Space:
         await self._renew_filter(rules.let_out(new) if outward else rules.keep_in(new))
         self._pins = (self._pins - pins) | {new}
         if not outward:
-            await self._cut(lease.ip)
+            self._spawn(self._cut(lease.ip))
 
     def outward(self, lease: Lease) -> bool:
         """Whether this guest may speak to the world outside."""
         return any(pin.outward for pin in self._pins if pin.fits(lease))
 
     async def _cut(self, address: str) -> None:
-        """Forget the connections of a guest; what fails is only slower: no packet of theirs passes, and the kernel forgets them by time."""
+        """Forget the connections of a guest. Nobody waits for it, since the kernel looks through its whole table (10 ms), and if it fails it is
+        only slower: no packet of theirs passes any more, and the kernel forgets them by time.
+        """
         if self._record.protocol < CONNECTIONS_SINCE:
             return
         try:
