@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from banger.model.errors import BangerError
@@ -24,7 +24,9 @@ MAX_FLOWS = 256
 IDLE_S = 120.0  # RFC 4787: not under two minutes
 FAILED_S = 1.0  # so long a flow that could not be opened drops what comes, before it is tried again
 DIAL_S = 15.0
-MAX_WAITING = 16
+MAX_WAITING = 16  # of a flow
+MAX_WAITING_BYTES = 1 << 20  # of a port
+MAX_OPENING = 8  # at a time: each is a request to the holder
 TURN = 64
 MAX_BYTES = 65535
 BUFFER_BYTES = 1 << 20
@@ -44,6 +46,8 @@ class Datagrams:
         self._flows: OrderedDict[Client, _Flow] = (
             OrderedDict()
         )  # the one that spoke last at the end
+        self.opening = asyncio.Semaphore(MAX_OPENING)
+        self.waiting_bytes = 0
         self.dropped = 0
         _widen(listener)
         self._loop.add_reader(listener, self._heard)
@@ -135,18 +139,18 @@ class _Flow:
         self._port = port
         self._loop = asyncio.get_running_loop()
         self._guest: socket.socket | None = None
-        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
+        self._waiting: list[bytes] = []
         self._failed = self._closed = False
         self.opener = asyncio.create_task(self._open(dial), name="udp flow")
 
     async def _open(self, dial: Dial) -> None:
         try:
-            async with asyncio.timeout(DIAL_S):
+            async with asyncio.timeout(DIAL_S), self._port.opening:
                 guest = await dial()
         except (OSError, BangerError) as error:
             log.debug("udp relay: the guest cannot be reached: %s", error)
             self._failed = True
-            self._waiting.clear()
+            self._forget_waiting()
             self._loop.call_later(FAILED_S, self._port.forget, self)
             return
         if self._closed:
@@ -155,16 +159,20 @@ class _Flow:
         _widen(guest)
         self._guest = guest
         self._loop.add_reader(guest, self._heard)
-        while self._waiting:
-            self.send(self._waiting.popleft())
+        waiting = list(self._waiting)
+        self._forget_waiting()
+        for data in waiting:
+            self.send(data)
 
     def send(self, data: bytes) -> None:
         """Carry a datagram to the guest."""
         if self._guest is None:
-            if self._failed or len(self._waiting) == MAX_WAITING:
+            full = self._port.waiting_bytes + len(data) > MAX_WAITING_BYTES
+            if self._failed or full or len(self._waiting) == MAX_WAITING:
                 self._port.drop("the guest is not reached yet")
             else:
                 self._waiting.append(data)
+                self._port.waiting_bytes += len(data)
             return
         try:
             self._guest.send(data)
@@ -172,6 +180,10 @@ class _Flow:
             self._again(data)
         except OSError as error:  # no room, no route, too long
             self._port.drop(error)
+
+    def _forget_waiting(self) -> None:
+        self._port.waiting_bytes -= sum(map(len, self._waiting))
+        self._waiting.clear()
 
     def _again(self, data: bytes) -> None:
         try:
@@ -200,7 +212,7 @@ class _Flow:
         """Let go; idempotent."""
         self._closed = True
         self.opener.cancel()
-        self._waiting.clear()
+        self._forget_waiting()
         guest, self._guest = self._guest, None
         if guest is not None:
             self._loop.remove_reader(guest)

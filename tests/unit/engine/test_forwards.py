@@ -176,6 +176,15 @@ async def test_udp_needs_a_network_of_bangers_own(engine, world, mode):
     await add(engine, machine, ANY)
 
 
+async def test_a_vm_that_was_to_have_udp_does_not_start_where_it_cannot(engine, world):
+    world.mode = "qemu-user"
+    before = world.inventory()
+    spec = VmSpec(disk_bytes=1 << 30, work_bytes=1 << 30, forwards=(NAMES,))
+    record = await engine.create("one", "debian", spec, start=True, ready_s=None).wait()
+    assert record.error.code == "refused"
+    assert world.inventory() == before
+
+
 async def test_a_network_of_an_older_banger_says_what_helps(engine, world):
     machine = await make(engine)
     world.carries_no_udp = True

@@ -149,6 +149,35 @@ async def test_what_comes_while_a_flow_is_opened_waits_in_order_and_within_bound
         assert await client.receive() == b"%d" % number
 
 
+async def test_what_waits_for_a_guest_is_bounded_for_a_port_as_a_whole(
+    relays, guest, clients, monkeypatch
+):
+    """However many clients there are, and however many of them begin at once."""
+    monkeypatch.setattr(datagrams, "MAX_WAITING_BYTES", 100_000)
+    monkeypatch.setattr(datagrams, "MAX_OPENING", 2)
+    go, opening, most = asyncio.Event(), 0, 0
+
+    async def slow():
+        nonlocal opening, most
+        opening += 1
+        most = max(most, opening)
+        await go.wait()
+        opening -= 1
+        return await dialing(guest.address)()
+
+    port = await relays.add(0, slow, protocol=UDP)
+    many = [clients(port) for _ in range(4)]
+    for client in many:
+        client.send(bytes(40_000))
+    await until(lambda: relay(relays, port).dropped == 2)
+    assert relay(relays, port).waiting_bytes == 80_000
+    go.set()
+    for client in many[:2]:
+        assert len(await client.receive()) == 40_000
+    assert (most, relay(relays, port).waiting_bytes) == (2, 0)
+    await until(lambda: opening == 0)
+
+
 async def test_a_new_client_takes_the_place_of_the_one_that_was_silent_longest(
     relays, guest, clients
 ):
