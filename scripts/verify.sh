@@ -36,6 +36,7 @@ fi
 read -r -a outside <<< "${BANGER_VERIFY_OUTSIDE:-1.1.1.1:443 9.9.9.9:443 www.debian.org:80}"
 name=verify-$(od -An -N3 -tx1 /dev/urandom | tr -d ' ')
 here='' id='' operation='' started_daemon=no step=start
+state=/nonexistent runtime=/nonexistent
 export NO_COLOR=1
 
 say() { printf '[verify] %s\n' "$*"; }
@@ -48,7 +49,7 @@ fail() {
     set +e
     tell ""
     tell "step: $step"
-    dump >&2
+    [ "$state" = /nonexistent ] || dump >&2
     finish >&2
     say "FAILED: $*"
     exit 1
@@ -185,7 +186,6 @@ finish() {
 }
 
 step="find banger"
-state=/nonexistent runtime=/nonexistent
 command -v "$banger" > /dev/null || fail "$step: $banger is not there; set BANGER, or run: make build"
 run 30 "$banger" config show --format json
 state=$(field state_dir '') runtime=$(field runtime_dir '')
