@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from banger.daemon.app import make_app
 from banger.daemon.compose import compose
@@ -22,8 +23,10 @@ from banger.host import faults, fs
 from banger.host.config import Config
 from banger.host.locks import FileLock
 from banger.model.errors import BangerError, HostLacksError
-from banger.network.names import NameServer
 from banger.vmm.console import cap_log
+
+if TYPE_CHECKING:
+    from banger.network.names import NameServer
 
 log = logging.getLogger(__name__)
 CAP_EVERY_S = 5.0

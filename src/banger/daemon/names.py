@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from banger.daemon.service import Service
 from banger.engine.engine import Engine
-from banger.network.names import NameServer
+
+if TYPE_CHECKING:
+    from banger.network.names import NameServer
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,8 @@ async def serve_names(service: Service, port: int) -> NameServer | None:
     """Begin to answer on 127.0.0.1:``port``; None with port 0, or where the port cannot be had, of which users are warned."""
     if port == 0:
         return None
+    from banger.network.names import NameServer  # noqa: PLC0415  dnspython is for daemons that serve names
+
     server = NameServer(lambda name: addresses(service.engine, name))
     try:
         await server.start(port)
