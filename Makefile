@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` shows banger at work, `make test` passes the tests, both on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build runtime-bundle lock reference install-user-units uninstall-user-units clean
+.PHONY: help demo test verify check build runtime-bundle lock reference install-user-units uninstall-user-units clean
 PY := .venv/bin/python
 UNITS := $(or $(XDG_CONFIG_HOME),$(HOME)/.config)/systemd/user
 
@@ -14,6 +14,10 @@ demo: ## install what is missing, build the image once, run a command in a VM, d
 test: ## install what is missing, then run all tests, with real guests
 	@bash scripts/bootstrap.sh dev
 	$(PY) -m pytest
+
+verify: ## a VM's whole life on this host, tried for real; the last line says how it went
+	@bash scripts/bootstrap.sh run
+	@bash scripts/verify.sh
 
 check: ## lint, types, layers and unit tests, in under 90 s
 	@bash scripts/bootstrap.sh dev

@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from banger.host.namespaces import probe_namespaces
+from banger.model.errors import HostLacksError
+from banger.model.spec import ForwardProtocol
 from banger.network.user import UserNetwork
 from tests.framework.fake_world import FakeNetwork, World
 
@@ -73,6 +76,29 @@ async def test_none_has_no_nic(network):
 async def test_dialing_a_guest_that_is_not_there_is_an_os_error(network):
     with pytest.raises(ConnectionRefusedError):
         await network.dial(network.plan_lease("a" * 12, []), 22)
+
+
+async def test_udp_has_a_way_to_a_guest_that_is_there_and_to_no_other(network):
+    lease = network.plan_lease("a" * 12, [])
+    with pytest.raises(ConnectionRefusedError):
+        await network.dial(lease, 53, protocol=ForwardProtocol.UDP)
+    attached = await network.attach(lease, "auto", named=False)
+    with await network.dial(lease, 53, protocol=ForwardProtocol.UDP) as opened:
+        assert opened.type == socket.SOCK_DGRAM
+        assert opened.gettimeout() == 0.0
+    release(attached)
+    await network.detach(lease)
+
+
+async def test_the_way_outside_may_be_changed_while_a_guest_is_attached(network):
+    lease = network.plan_lease("a" * 12, [])
+    with pytest.raises(HostLacksError):
+        await network.set_outward(lease, outward=False)
+    attached = await network.attach(lease, "auto", named=False)
+    for outward in (False, False, True, True):
+        await network.set_outward(lease, outward=outward)
+    release(attached)
+    await network.detach(lease)
 
 
 async def test_it_describes_itself(network):

@@ -157,6 +157,22 @@ def box(banger):
         check_truth(banger, client)
 
 
+@pytest.mark.parametrize("point", points("vm.adjust"))
+def test_in_adjust(banger, box, point):
+    """Forwards and NAT are both as they were or both as they were to be; the ports that are open are those of the record."""
+    adding = [schema.Forward(0, 80), schema.Forward(0, 53, "udp")]
+    wish = schema.VmPatch(nat=False, forwards=adding)
+    banger.is_killed_in(point, lambda client: client.set_vm(box, wish))
+    with banger.daemon() as client:
+        check_truth(banger, client, fresh=True)
+        spec, listed = client.vm(box).spec, client.forwards(box)
+        assert (spec.nat, spec.forwards) in [(True, []), (False, adding)]
+        assert all(forward.open for forward in listed)
+        assert len(listed) == 1 + len(spec.forwards)
+        assert client.set_vm(box, schema.VmPatch(nat=True, forwards=[])).spec.nat is True
+        assert len(client.forwards(box)) == 1
+
+
 @pytest.mark.parametrize("point", [*points("vm.pause"), *points("vm.resume")])
 def test_in_pause_and_resume(banger, box, point):
     """The record says what the VMM says, and the VM can be used on."""

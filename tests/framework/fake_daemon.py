@@ -48,6 +48,7 @@ def a_vm(name="web", state="running", **changes):
             "10.0.0.2",
             AT,
             [schema.ServiceStatus("ssh", 22, ready=True)],
+            [schema.Forward(40000, 5353, "udp")],
         )
     vm = schema.Vm(new_id(), name, state, state == "running", AT, spec, status)
     for key, value in changes.items():
@@ -245,6 +246,32 @@ class FakeDaemon:
                 setattr(vm if key == "name" else vm.spec, key, value)
         return 200, vm
 
+    def forwards(self, ref, **_):
+        vm = self.vm(ref)
+        running = vm.state == "running"
+        return 200, [
+            schema.VmForward(f.host_port, f.guest_port, f.protocol, running)
+            for f in vm.status.forwards or vm.spec.forwards
+        ]
+
+    def add_forwards(self, ref, body, **_):
+        vm = self.vm(ref)
+        for f in msgspec.json.decode(body, type=schema.ForwardsAdd).forwards:
+            vm.status.forwards.append(
+                schema.Forward(f.host_port or 40001, f.guest_port, f.protocol)
+            )
+        return self.forwards(ref)
+
+    def remove_forward(self, ref, protocol, host_port, **_):
+        vm = self.vm(ref)
+        gone = [
+            f for f in vm.status.forwards if (f.host_port, f.protocol) == (int(host_port), protocol)
+        ]
+        if not gone:
+            raise NotFoundError(f"port {host_port} is no forward of VM {vm.name}", hint="list them")
+        vm.status.forwards.remove(gone[0])
+        return self.forwards(ref)
+
     def build(self, body, **_):
         wish = msgspec.json.decode(body, type=schema.ImageBuild)
         image = an_image(wish.name or Path(wish.recipe).stem)
@@ -356,6 +383,9 @@ class FakeDaemon:
         routes.VM_HEALTH: lambda self, ref, **_: (200, self.vm(ref) and self.health),
         routes.VM_STATS: lambda self, ref, **_: (200, self.vm(ref) and self.stats),
         routes.VM_PORTS: lambda self, ref, **_: (200, self.vm(ref) and self.ports),
+        routes.VM_FORWARDS: forwards,
+        routes.VM_FORWARDS_ADD: add_forwards,
+        routes.VM_FORWARDS_REMOVE: remove_forward,
         routes.VM_LOGS: logs,
         routes.VM_FILES_GET: get_files,
         routes.VM_FILES_PUT: put_files,

@@ -15,7 +15,13 @@ from banger.engine.engine import Engine
 from banger.engine.machine import Places
 from banger.engine.operations import Board
 from banger.host import proc
-from banger.model.errors import BangerError, GuestNotReadyError, NotFoundError, RefusedError
+from banger.model.errors import (
+    BangerError,
+    GuestNotReadyError,
+    HostLacksError,
+    NotFoundError,
+    RefusedError,
+)
 from banger.model.ids import new_id
 from banger.model.lease import Lease
 from banger.model.machine import (
@@ -28,6 +34,7 @@ from banger.model.machine import (
 )
 from banger.model.manifest import ImageManifest, Service
 from banger.model.process import ProcessIdentity
+from banger.model.spec import ForwardProtocol
 from banger.storage import root as root_disk
 from banger.store.store import Store
 
@@ -157,7 +164,7 @@ class FakeNetwork:
         self.world.taps.add(lease.vm_id)
         self.world.outward[lease.vm_id] = outward
         self.world.may_fail("network")
-        return NetworkAttachment("none" if mode == "none" else "user", lease)
+        return NetworkAttachment("none" if mode == "none" else self.world.mode, lease)
 
     def adopted(self, lease):
         assert lease.vm_id in self.world.taps
@@ -165,8 +172,18 @@ class FakeNetwork:
     async def detach(self, lease):
         self.world.taps.discard(lease.vm_id)
 
-    async def dial(self, lease, port):
-        raise ConnectionRefusedError
+    async def set_outward(self, lease, *, outward):
+        if lease.vm_id not in self.world.taps:
+            raise HostLacksError(f"VM {lease.vm_id} has no network any more", hint="restart it")
+        self.world.may_fail("nat")
+        self.world.outward[lease.vm_id] = outward
+
+    async def dial(self, lease, port, *, protocol=ForwardProtocol.TCP):
+        if lease.vm_id not in self.world.taps or protocol is ForwardProtocol.TCP:
+            raise ConnectionRefusedError
+        if self.world.carries_no_udp:
+            raise HostLacksError("the network is of an older banger", hint="stop all VMs")
+        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
     async def describe(self):
         return {"mode": "user", "detail": "fake"}
@@ -183,17 +200,22 @@ class FakeRelays:
         self.world = world
         self._next = 40000
 
-    async def add(self, host_port, dial):
-        if host_port in self.world.ports or host_port in self.world.foreign_ports:
-            raise RefusedError(f"port {host_port} of 127.0.0.1 is taken")
+    def free_port(self, protocol, host_port=0):
+        shown = host_port if protocol == "tcp" else f"{host_port}/{protocol}"
+        if shown in self.world.ports or shown in self.world.foreign_ports:
+            raise RefusedError(f"port {shown} of 127.0.0.1 is taken")
         if host_port == 0:
             self._next += 1
-            host_port = self._next
-        self.world.ports.add(host_port)
-        return host_port
+        return host_port or self._next
 
-    async def remove(self, host_port):
-        self.world.ports.discard(host_port)
+    async def add(self, host_port, dial, *, protocol=ForwardProtocol.TCP):
+        port = self.free_port(protocol, host_port)
+        self.world.may_fail(f"listen on {port}")
+        self.world.ports.add(port if protocol == "tcp" else f"{port}/{protocol}")
+        return port
+
+    async def remove(self, host_port, *, protocol=ForwardProtocol.TCP):
+        self.world.ports.discard(host_port if protocol == "tcp" else f"{host_port}/{protocol}")
 
     async def close(self):
         self.world.ports.clear()
@@ -343,6 +365,7 @@ class World:
         self.clocks_ms, self.identities = [], []
         self.launched = self.booting = self.most_at_once = 0
         self.foreign_ports, self.outward = set(), {}
+        self.mode, self.carries_no_udp = "user", False
         self.fail_at, self.hang_at = set(), set()
         self.hanging = asyncio.Event()
         self.boots = self.agent_answers = self.obeys = True
@@ -386,7 +409,7 @@ class World:
                 files |= {directory} if directory.count("/") > str(root).count("/") + 1 else set()
         return {
             "files": files, "vmms": set(self.vmms), "taps": set(self.taps),
-            "ports": set(self.ports), "known_hosts": set(self.known_hosts),
+            "ports": {str(port) for port in self.ports}, "known_hosts": set(self.known_hosts),
         }  # fmt: skip
 
 

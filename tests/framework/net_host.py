@@ -203,11 +203,15 @@ class LinuxGuest:
                 if number == self._wake:
                     return
                 other = self._nic if number == self.tap else self.tap
-                with contextlib.suppress(BlockingIOError):
+                try:
                     while True:
                         frame = os.read(number, 70000)
                         with contextlib.suppress(OSError):
                             os.write(other, frame)
+                except BlockingIOError:
+                    continue
+                except OSError:  # the TAP was taken away
+                    return
 
     def connect(self, address, port=ECHO_PORT, timeout=3):
         """A TCP connection out of the guest."""
@@ -236,6 +240,13 @@ class LinuxGuest:
         opened = self.namespace.run(socket.socket)
         opened.bind(("0.0.0.0", port))
         opened.listen(8)
+        opened.settimeout(5)
+        return opened
+
+    def serve_udp(self, port):
+        """A UDP socket bound in the guest."""
+        opened = self.namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+        opened.bind(("0.0.0.0", port))
         opened.settimeout(5)
         return opened
 

@@ -7,11 +7,12 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from banger.engine.verbs import Changes
-from banger.model.spec import VmSpec
+from banger.engine.adjust import Changes
+from banger.model.spec import Forward, ForwardProtocol, VmSpec
 from tests.framework.fake_world import World
 
 SPEC = VmSpec(disk_bytes=1 << 30, work_bytes=1 << 30)
+ADJUSTMENT = Changes(nat=False, add=(Forward(0, 80), Forward(0, 53, ForwardProtocol.UDP)))
 CHANGES = Changes(name="two", memory_mib=640, work_bytes=2 << 30)
 
 
@@ -30,6 +31,7 @@ async def _once(directory):
             run = engine.create("one", "debian", SPEC, start=True, ready_s=None)
             await done(await run.wait())
             machine = engine.resolve("one")
+            await done(await engine.change(machine, ADJUSTMENT))
             await done(engine.pause(machine))
             await done(engine.resume(machine))
             await done(engine.restart(machine, None))

@@ -1,11 +1,19 @@
 """What leaves a guest gets where it may, and nowhere else: proved with real stacks and with hand-made frames."""
 
 import asyncio
+import contextlib
+import json
 import os
 import socket
+import threading
+import time
 
 import pytest
 
+from banger.host.conntrack import Connections
+from banger.host.exec import run
+from banger.host.namespaces import enter
+from banger.network.control import ask_one
 from banger.network.plan import BRIDGE_MAC
 from tests.framework.net_host import (
     BEYOND,
@@ -78,6 +86,136 @@ async def test_a_guest_without_nat_reaches_nothing_but_is_reached(guests, own_ho
         with opened:
             accepted, _ = await in_thread(listening.accept)
             accepted.close()
+
+
+async def streaming(guest, own_host):
+    """A connection of a guest to the world that has answered once."""
+    opened = await in_thread(guest.connect, BEYOND)
+    opened.sendall(b"before")
+    assert await in_thread(opened.recv, 6) == b"before"
+    return opened
+
+
+async def connections_of(network, lease):
+    """How many the kernel of the namespace remembers for a guest."""
+    channel = socket.socket(fileno=await ask_one(network._files.control, "netfilter"))
+    with Connections(channel) as table:
+        return len(table.of(lease.ip))
+
+
+async def forgotten(network, lease):
+    """Return when the kernel remembers none of a guest's any more."""
+    async with asyncio.timeout(2):
+        while await connections_of(network, lease):
+            await asyncio.sleep(0.01)
+
+
+async def test_nat_is_taken_from_a_running_guest_and_given_back(guests, own_host):
+    """What it had open is cut at both ends, and forgotten; its neighbour notices nothing; the way in stays."""
+    one, other = await guests.linux(), await guests.linux()
+    network = guests.network
+    stream, bystander = await streaming(one, own_host), await streaming(other, own_host)
+    assert await in_thread(one.udp_echo, BEYOND, b"udp before") == b"udp before"
+    assert await connections_of(network, one.lease) == 2
+    others = await connections_of(network, other.lease)
+
+    await network.set_outward(one.lease, outward=False)
+    await forgotten(network, one.lease)
+    assert await connections_of(network, other.lease) == others
+    stream.sendall(b"after")
+    with pytest.raises(ConnectionResetError):
+        await in_thread(stream.recv, 1)
+    stream.close()
+    with pytest.raises(OSError, match=UNREACHED):
+        await in_thread(one.tcp_echo, BEYOND)
+    with pytest.raises(OSError, match=UNREACHED):
+        await in_thread(one.udp_echo, BEYOND, b"out of a closed guest")
+    with pytest.raises(OSError, match=UNREACHED):
+        await in_thread(one.udp_echo, one.lease.dns, b"\1\2" + bytes(30), 53)
+    assert b"out of a closed guest" not in own_host.world.heard
+    bystander.sendall(b"still")
+    assert await in_thread(bystander.recv, 5) == b"still"
+    bystander.close()
+    with one.listen(8000) as listening:
+        (await network.dial(one.lease, 8000)).close()
+        (await in_thread(listening.accept))[0].close()
+
+    await network.set_outward(one.lease, outward=True)
+    await network.set_outward(one.lease, outward=True)
+    assert await in_thread(one.tcp_echo, BEYOND) == b"hello"
+
+
+async def test_a_guest_leaves_no_connection_to_the_next_one_of_its_address(guests, own_host):
+    guest, other = await guests.linux(), await guests.linux()
+    stream = await streaming(guest, own_host)
+    assert await connections_of(guests.network, guest.lease) == 1
+    await guests.network.detach(guest.lease)
+    await forgotten(guests.network, guest.lease)
+    stream.close()
+    assert await in_thread(other.tcp_echo, BEYOND) == b"hello"
+
+
+async def test_the_world_pushes_nothing_into_a_guest_that_lost_its_nat(guests, own_host):
+    """The guest says nothing more: what its peer sends is refused, and the peer is told."""
+    guest = await guests.linux()
+    received, told = [], threading.Event()
+    server = own_host.beyond.run(socket.create_server, (BEYOND, 9999))
+
+    def push():
+        with server, server.accept()[0] as client:
+            client.settimeout(5)
+            client.sendall(b"first")
+            go.wait(5)
+            try:
+                for _ in range(40):
+                    client.sendall(b"pushed")
+                    time.sleep(0.05)
+            except OSError:
+                told.set()
+
+    go = threading.Event()
+    pushing = asyncio.create_task(in_thread(push))
+    opened = await in_thread(guest.connect, BEYOND, 9999)
+    assert await in_thread(opened.recv, 5) == b"first"
+    await guests.network.set_outward(guest.lease, outward=False)
+    go.set()
+    opened.settimeout(0.5)
+    with contextlib.suppress(OSError):
+        received.append(await in_thread(opened.recv, 64))
+    await pushing
+    opened.close()
+    assert b"".join(received) == b""
+    assert told.is_set()
+
+
+async def test_changing_nat_is_quick_beside_two_hundred_guests(guests):
+    network = guests.network
+    attached = [await guests.attach() for _ in range(200)]
+    try:
+        rules = await filter_rules(network)
+        times = []
+        for number in range(20):
+            lease = attached[number * 10].lease
+            for outward in (False, True):
+                began = time.monotonic()
+                await network.set_outward(lease, outward=outward)
+                times.append(1e3 * (time.monotonic() - began))
+                assert network._space.outward(lease) is outward
+        assert len(await network._space._listed_pins()) == 200
+        print(f"NAT of one of 200 changed in {sorted(times)[20]:.1f} ms, at most {max(times):.1f}")
+        assert await filter_rules(network) == rules
+        assert sorted(times)[20] < 100  # the goal is 20 on an idle machine
+    finally:
+        for each in attached:
+            os.close(each.tap_fd)
+
+
+async def filter_rules(network):
+    """How many rules the namespace's filter has."""
+    async with network._space._inside() as inside:
+        argv = [*enter(inside), "nft", "-j", "list", "ruleset"]
+        done = await run(argv, timeout_s=10, pass_fds=inside.descriptors)
+    return sum("rule" in each for each in json.loads(done.stdout)["nftables"])
 
 
 async def test_ping_works_beyond_the_host(guests):

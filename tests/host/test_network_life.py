@@ -10,21 +10,25 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from banger.host import proc
 from banger.host.probe import root
 from banger.model.errors import BangerError, HostLacksError
+from banger.model.spec import ForwardProtocol
 from banger.network import filter as rules
 from banger.network import space, user
 from banger.network.control import HolderError, ask
 from banger.network.forward import Relays
+from banger.network.holder import PROTOCOL
 from banger.network.processes import start_holder
 from banger.network.record import Files, read_record
 from banger.network.user import UserNetwork
 from tests.framework.net_host import BEYOND, LinuxGuest
 from tests.framework.ordinary_user import OrdinaryUser, tun_mode
 
+UDP = ForwardProtocol.UDP
 UNREACHED = "No route to host|timed out"
 
 
@@ -365,6 +369,115 @@ async def test_a_forward_carries_a_hundred_megabytes_a_second_into_a_guest(netwo
             rate > 20
         )  # the goal is 100 on an idle machine; the pump of the test is in Python too
         await relays.close()
+
+
+@pytest.fixture
+async def udp_forward(network, guests):
+    """A guest with a UDP socket, and a client of the host's whose datagrams come to it."""
+    guest = await guests.linux()
+    relays = Relays()
+
+    async def dial():
+        return await network.dial(guest.lease, 5353, protocol=UDP)
+
+    with (
+        guest.serve_udp(5353) as served,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        client.settimeout(3)
+        client.connect(("127.0.0.1", await relays.add(0, dial, protocol=UDP)))
+        yield guest, served, client
+        await relays.close()
+
+
+@pytest.mark.parametrize("size", [5, 1472, 65507])
+async def test_udp_passes_into_a_guest_and_back(udp_forward, size):
+    guest, served, client = udp_forward
+    data = os.urandom(size)
+    await in_thread(client.send, data)
+    got, peer = await in_thread(served.recvfrom, 70000)
+    assert (got, peer[0]) == (data, guest.lease.gateway)
+    served.sendto(data, peer)
+    assert await in_thread(client.recv, 70000) == data
+
+
+async def test_a_guest_speaks_by_udp_to_nobody_who_has_not_spoken_to_it(network, udp_forward):
+    """Only the port that was asked may answer, and the namespace takes nothing of itself."""
+    guest, served, client = udp_forward
+    await in_thread(client.send, b"question")
+    _, peer = await in_thread(served.recvfrom, 99)
+    with guest.serve_udp(5354) as other:
+        other.sendto(b"from another port", peer)
+        await asyncio.sleep(0.1)
+    served.sendto(b"answer", peer)
+    assert await in_thread(client.recv, 99) == b"answer"
+
+
+async def test_udp_to_a_port_where_no_guest_listens_is_lost_and_later_ones_arrive(network, guests):
+    guest, relays = await guests.linux(), Relays()
+    port = await relays.add(0, lambda: network.dial(guest.lease, 7000, protocol=UDP), protocol=UDP)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.1", port))
+        client.settimeout(3)
+        for _ in range(3):
+            await in_thread(client.send, b"anybody?")
+            await asyncio.sleep(0.05)
+        with guest.serve_udp(7000) as served:
+            await in_thread(client.send, b"now")
+            data, peer = await in_thread(served.recvfrom, 99)
+            served.sendto(data, peer)
+            assert await in_thread(client.recv, 99) == b"now"
+    await relays.close()
+
+
+async def test_a_holder_of_an_older_banger_is_adopted_and_only_udp_is_refused(
+    network, guests, next_daemon, short_dir, monkeypatch
+):
+    """Its protocol is 1: a newer daemon must not take the network from VMs that run."""
+    guest = await guests.linux()
+    record_path = network._files.record
+    record = msgspec.json.decode(record_path.read_bytes())
+    record["protocol"] = 1
+    record_path.write_bytes(msgspec.json.encode(record))
+    asked = space.ask
+
+    async def older(path, op, **options):
+        reply, descriptors = await asked(path, op, **options)
+        return ({**reply, "protocol": 1} if op == "hello" else reply), descriptors
+
+    monkeypatch.setattr(space, "ask", older)
+    holder = network._space.holder
+    again = await next_daemon()
+    assert again._space.holder == holder
+    with guest.listen(8000) as listening:
+        (await again.dial(guest.lease, 8000)).close()
+        (await in_thread(listening.accept))[0].close()
+    with pytest.raises(HostLacksError, match="older banger"):
+        await again.dial(guest.lease, 5353, protocol=UDP)
+    await again.set_outward(guest.lease, outward=False)
+    with pytest.raises(OSError, match=UNREACHED):
+        await in_thread(guest.tcp_echo, BEYOND)
+    assert read_record(record_path).protocol == 1
+
+
+async def test_a_network_of_a_newer_banger_is_not_believed(network, guests, short_dir):
+    await guests.wire(resolved=False)
+    record = read_record(network._files.record)
+    assert record.fits(network._plan, "slirp4netns")
+    for protocol in (0, PROTOCOL + 1):
+        assert not msgspec.structs.replace(record, protocol=protocol).fits(
+            network._plan, "slirp4netns"
+        )
+
+
+async def test_the_next_daemon_finds_nat_as_the_last_one_left_it(network, guests, next_daemon):
+    guest = await guests.linux()
+    await network.set_outward(guest.lease, outward=False)
+    again = await next_daemon()
+    with pytest.raises(OSError, match=UNREACHED):
+        await in_thread(guest.tcp_echo, BEYOND)
+    await again.set_outward(guest.lease, outward=True)
+    assert await in_thread(guest.tcp_echo, BEYOND) == b"hello"
 
 
 async def test_two_hundred_vms_have_their_taps(network, guests):

@@ -37,6 +37,9 @@ VM_RESUME = Route("POST", f"{PREFIX}/vms/{{ref}}/resume")
 VM_HEALTH = Route("GET", f"{PREFIX}/vms/{{ref}}/health")
 VM_STATS = Route("GET", f"{PREFIX}/vms/{{ref}}/stats")
 VM_PORTS = Route("GET", f"{PREFIX}/vms/{{ref}}/ports")
+VM_FORWARDS = Route("GET", f"{PREFIX}/vms/{{ref}}/forwards")
+VM_FORWARDS_ADD = Route("POST", f"{PREFIX}/vms/{{ref}}/forwards")
+VM_FORWARDS_REMOVE = Route("DELETE", f"{PREFIX}/vms/{{ref}}/forwards/{{protocol}}/{{host_port}}")
 VM_LOGS = Route(
     "GET", f"{PREFIX}/vms/{{ref}}/logs"
 )  # ?source=console|vmm &tail_bytes=N &follow=true

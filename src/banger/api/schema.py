@@ -28,6 +28,7 @@ VmStateName = Literal[
 OperationStateName = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 VmmName = Literal["auto", "firecracker", "qemu"]
 NetworkName = Literal["auto", "bridge", "user", "none"]
+ProtocolName = Literal["tcp", "udp"]
 Timeout = Annotated[float, Meta(gt=0, le=86400)]
 
 # Limits that the engine checks, with better words than a schema's; the document states them all the same.
@@ -61,10 +62,26 @@ class Error(Struct, omit_defaults=False):
 
 
 class Forward(Struct, forbid_unknown_fields=True):
-    """TCP port of 127.0.0.1 on the host to a port of the guest; in a request host port 0 means any free one."""
+    """A port of 127.0.0.1 on the host to a port of the guest; in a request host port 0 means any free one."""
 
     host_port: Annotated[int, Meta(ge=0, le=65535)]
     guest_port: Annotated[int, Meta(ge=1, le=65535)]
+    protocol: ProtocolName = "tcp"
+
+
+class VmForward(Struct):
+    """A forward of one VM with its final port of the host; ``open``: whether the host listens there, which it does while the VM runs."""
+
+    host_port: int
+    guest_port: int
+    protocol: ProtocolName
+    open: bool
+
+
+class ForwardsAdd(Struct, forbid_unknown_fields=True):
+    """Body of POST /v1/vms/{ref}/forwards. A forward that is there already is not added again."""
+
+    forwards: Annotated[list[Forward], Meta(min_length=1, max_length=128)]
 
 
 class VmSpec(Struct):
@@ -134,13 +151,14 @@ class VmCreate(Struct, forbid_unknown_fields=True):
 
 
 class VmPatch(Struct, forbid_unknown_fields=True):
-    """Body of PATCH /v1/vms/{ref}; only while stopped. The work disk can only grow."""
+    """Body of PATCH /v1/vms/{ref}; forwards and nat at any time, the others only while stopped. The work disk can only grow."""
 
     name: Name | UnsetType = UNSET
     vcpus: Vcpus | UnsetType = UNSET
     memory_mib: MemoryMib | UnsetType = UNSET
     work_bytes: DiskBytes | UnsetType = UNSET
     forwards: list[Forward] | UnsetType = UNSET
+    nat: bool | UnsetType = UNSET
 
 
 class VmStart(Struct, forbid_unknown_fields=True):

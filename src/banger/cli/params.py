@@ -15,7 +15,8 @@ from banger.model.units import MIB, parse_size
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from banger.api.schema import Forward, Service
+    from banger.api.routes import Route
+    from banger.api.schema import Forward, ProtocolName, Service
 
 COMPLETION_S = 2.0
 
@@ -49,9 +50,9 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # generic in newer click
 
 
 class ForwardParam(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
-    """``HOST:GUEST`` as an API struct."""
+    """``[HOST:]GUEST[/tcp|/udp]`` as an API struct."""
 
-    name = "host:guest"
+    name = "[host:]guest[/udp]"
 
     @override
     def convert(
@@ -62,7 +63,34 @@ class ForwardParam(click.ParamType):  # type: ignore[type-arg]  # generic in new
         from banger.model import spec  # noqa: PLC0415  as above
 
         parsed = spec.Forward.parse(value)
-        return schema.Forward(parsed.host_port, parsed.guest_port)
+        return schema.Forward(parsed.host_port, parsed.guest_port, parsed.protocol.value)
+
+
+class HostPortParam(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
+    """``HOST[/tcp|/udp]`` as protocol and port."""
+
+    name = "host[/udp]"
+
+    @override
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[ProtocolName, int]:
+        """Protocol and port; InvalidInputError."""
+        from banger.model import spec  # noqa: PLC0415  as above
+
+        protocol, port = spec.parse_host_port(value)
+        return protocol.value, port
+
+    @override
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The ports of the VM that the command line names, as far as the daemon, if it runs, knows them."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415  only while completing
+
+        ref = ctx.params.get("name") or next(iter(ctx.args), None)  # --remove still lacks its value
+        found = host_ports(ref) if isinstance(ref, str) else []
+        return [CompletionItem(port) for port in found if port.startswith(incomplete)]
 
 
 class ServiceParam(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
@@ -113,27 +141,45 @@ class Ref(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks
 def known_names(what: str, incomplete: str) -> list[str]:
     """Names of VMs, images or operations; nothing where no daemon runs: completion must not start one."""
     from banger.api import routes  # noqa: PLC0415  only while completing
-    from banger.client.autostart import connect_if_running  # noqa: PLC0415  as above
-    from banger.host.config import load_config  # noqa: PLC0415  as above
 
     route, key = {
         "VM": (routes.VMS_LIST, "name"),
         "image": (routes.IMAGES_LIST, "name"),
         "operation": (routes.OPERATIONS_LIST, "id"),
     }[what]
+    found = [str(item[key]) for item in _fetched(route)]
+    return [name for name in found if name.startswith(incomplete)]
+
+
+def host_ports(ref: str) -> list[str]:
+    """The ports of the host that lead to a VM, as one writes them."""
+    from banger.api import routes  # noqa: PLC0415  only while completing
+
+    found = _fetched(routes.VM_FORWARDS, ref=ref)
+    return [str(f["host_port"]) + ("/udp" if f["protocol"] == "udp" else "") for f in found]
+
+
+def _fetched(route: Route, **values: str) -> list[dict[str, Any]]:
+    from banger.client.autostart import connect_if_running  # noqa: PLC0415  only while completing
+    from banger.client.refs import check_ref  # noqa: PLC0415  as above
+    from banger.host.config import load_config  # noqa: PLC0415  as above
+
     try:
+        for ref in values.values():
+            check_ref(ref)
         transport = connect_if_running(load_config(warn=lambda _: None))
         if transport is None:
             return []
         transport.timeout_s = COMPLETION_S
-        found = [str(item[key]) for item in transport.fetch(route)]
+        found = transport.fetch(route, values)
     except (BangerError, OSError):
         return []
-    return [name for name in found if name.startswith(incomplete)]
+    return list(found)
 
 
 SIZE = Size()
 FORWARD = ForwardParam()
+HOST_PORT = HostPortParam()
 SERVICE = ServiceParam()
 VM = Ref()
 IMAGE = Ref("image")

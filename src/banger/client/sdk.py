@@ -98,7 +98,7 @@ class Client:
         return self._call(list[schema.PlannedStep], routes.PLAN_START, ref=check_ref(ref))
 
     def set_vm(self, ref: str, patch: schema.VmPatch) -> schema.Vm:
-        """Change a stopped VM; waits for its disks."""
+        """Change a VM, of one that runs its forwards and nat only; waits for its disks."""
         return self._call(schema.Vm, routes.VM_SET, patch, timeout_s=SLOW_S, ref=check_ref(ref))
 
     def delete_vm(self, ref: str) -> schema.Operation:
@@ -141,6 +141,27 @@ class Client:
     def ports(self, ref: str) -> list[schema.Port]:
         """Sockets that listen inside the guest."""
         return self._call(list[schema.Port], routes.VM_PORTS, ref=check_ref(ref))
+
+    def forwards(self, ref: str) -> list[schema.VmForward]:
+        """A VM's forwards with their ports of the host."""
+        return self._call(list[schema.VmForward], routes.VM_FORWARDS, ref=check_ref(ref))
+
+    def add_forwards(self, ref: str, forwards: list[schema.Forward]) -> list[schema.VmForward]:
+        """Add forwards to a VM that runs or is at rest; all that it has then."""
+        wish = schema.ForwardsAdd(forwards)
+        return self._call(list[schema.VmForward], routes.VM_FORWARDS_ADD, wish, ref=check_ref(ref))
+
+    def remove_forward(
+        self, ref: str, host_port: int, protocol: schema.ProtocolName = "tcp"
+    ) -> list[schema.VmForward]:
+        """Remove the forward at a port of the host; those that are left."""
+        return self._call(
+            list[schema.VmForward],
+            routes.VM_FORWARDS_REMOVE,
+            ref=check_ref(ref),
+            protocol=protocol,
+            host_port=str(host_port),
+        )
 
     @contextmanager
     def logs(

@@ -7,6 +7,7 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 
 from banger.daemon.handlers import logs, streams
+from banger.daemon.handlers.forwards import ForwardController
 from banger.daemon.handlers.images import ImageController
 from banger.daemon.handlers.info import info, metrics
 from banger.daemon.handlers.operations import OperationController
@@ -30,6 +31,7 @@ def make_app(service: Service | None) -> Litestar:
     return Litestar(
         route_handlers=[
             VmController,
+            ForwardController,
             ImageController,
             OperationController,
             PlanController,

@@ -86,8 +86,8 @@ def fill_stats(stats: schema.Stats, said: Mapping[str, object]) -> None:
     stats.guest_work_used_bytes = answer.work_used_bytes
 
 
-def port(said: Mapping[str, object], leads: Mapping[int, int]) -> schema.Port:
-    """One element of the answer to /ports; ``leads`` maps guest ports to host ports."""
+def port(said: Mapping[str, object], leads: Mapping[tuple[str, int], int]) -> schema.Port:
+    """One element of the answer to /ports; ``leads`` maps protocol (tcp, udp) and guest port to host ports."""
     answer = _convert(said, _Port)
-    host_port = leads.get(answer.port) if answer.protocol.startswith("tcp") else None
+    host_port = leads.get((answer.protocol.removesuffix("6"), answer.port))
     return schema.Port(answer.protocol, answer.address, answer.port, answer.process, host_port)

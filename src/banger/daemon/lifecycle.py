@@ -11,9 +11,11 @@ import logging
 import os
 import signal
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from banger.daemon.app import make_app
 from banger.daemon.compose import compose
+from banger.daemon.names import serve_names
 from banger.daemon.server import bind, inherited, make_server
 from banger.daemon.service import Service
 from banger.engine.reconcile import reconcile
@@ -22,6 +24,9 @@ from banger.host.config import Config
 from banger.host.locks import FileLock
 from banger.model.errors import BangerError, HostLacksError
 from banger.vmm.console import cap_log
+
+if TYPE_CHECKING:
+    from banger.network.names import NameServer
 
 log = logging.getLogger(__name__)
 CAP_EVERY_S = 5.0
@@ -50,6 +55,7 @@ async def serve(config: Config, ready_fd: int | None) -> None:
     """Serve until a signal; the caller holds the lock."""
     faults.load()
     service = compose(config)
+    names: NameServer | None = None
     background: set[asyncio.Task[None]] = set()
     passed = inherited()
     listener = passed or bind(config.socket_path)
@@ -62,6 +68,7 @@ async def serve(config: Config, ready_fd: int | None) -> None:
             os.getpid(),
             len(said),
         )
+        names = await serve_names(service, config.dns_port)
         server = make_server(make_app(service))
         for signo in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signo, server.end)
@@ -71,6 +78,8 @@ async def serve(config: Config, ready_fd: int | None) -> None:
     finally:
         for task in background:
             task.cancel()
+        if names is not None:
+            await names.close()
         listener.close()
         if passed is None:  # else systemd goes on listening there
             with suppress(FileNotFoundError):

@@ -22,6 +22,7 @@ class Verb(StrEnum):
     RESTART = "vm.restart"
     DELETE = "vm.delete"
     SET = "vm.set"
+    ADJUST = "vm.adjust"
     PAUSE = "vm.pause"
     RESUME = "vm.resume"
 
@@ -58,6 +59,7 @@ class Refuse:
 
 Decision = Accept | AlreadySo | Refuse
 
+_QUICK = frozenset({Verb.SET, Verb.ADJUST, Verb.PAUSE, Verb.RESUME})
 _AFTER = {
     Verb.CREATE: VmState.RUNNING,
     Verb.START: VmState.RUNNING,
@@ -77,6 +79,9 @@ _IS = {
     VmState.RUNNING: "is running",
     VmState.PAUSED: "is paused",
 }
+
+
+_SETTLED = AT_REST | {VmState.RUNNING, VmState.PAUSED}
 
 
 def expected(state: VmState, queue: Sequence[Queued]) -> VmState:
@@ -110,6 +115,8 @@ def admit(state: VmState, queue: Sequence[Queued], verb: Verb) -> Decision:
         case Verb.SET:
             at_rest = not queue and state in AT_REST
             return Accept() if at_rest else Refuse(_IS[state], "banger vm stop {name}")
+        case Verb.ADJUST:
+            return _admit_adjust(state, queue, last)
         case Verb.CREATE:
             return Refuse("exists already")
 
@@ -128,6 +135,14 @@ def _admit_stop(coming: VmState, queue: Sequence[Queued], last: str | None) -> D
     if coming in AT_REST:
         return AlreadySo(last)
     return Accept(cancel_running=bool(queue) and queue[0].verb in {Verb.START, Verb.RESTART})
+
+
+def _admit_adjust(state: VmState, queue: Sequence[Queued], last: str | None) -> Decision:
+    """Running or at rest, and nothing in hand that leads from one to the other."""
+    if any(item.verb not in _QUICK for item in queue):
+        busy = "has an operation in hand" if state in _SETTLED else _IS[state]
+        return Refuse(busy, f"banger op wait {last}")
+    return Accept() if state in _SETTLED else Refuse(_IS[state], "banger op list")
 
 
 def _admit_pause(coming: VmState, verb: Verb, last: str | None) -> Decision:

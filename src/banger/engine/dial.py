@@ -9,18 +9,32 @@ from contextlib import suppress
 from banger.engine.context import Context
 from banger.engine.machine import Machine
 from banger.engine.ports import Stream
+from banger.model.spec import ForwardProtocol
 from banger.model.state import not_running
 
 CHUNK_BYTES = 64 * 1024
 
 
-async def dial(context: Context, machine: Machine, port: int) -> socket.socket:
+def on_own_network(mode: str) -> bool:
+    """Whether a VM whose network is ``mode`` (`RunRecord.network`) hangs on banger's own: the daemon has a way in, and a filter."""
+    return mode in {"user", "bridge"}
+
+
+async def dial(
+    context: Context,
+    machine: Machine,
+    port: int,
+    *,
+    protocol: ForwardProtocol = ForwardProtocol.TCP,
+) -> socket.socket:
     """A connected non-blocking socket to ``port`` of the guest; OSError or BangerError if nobody answers there."""
     run = machine.record.run
     if run is None or machine.guest is None:
         raise not_running(machine.name, machine.state)
-    if run.network == "user" and machine.lease is not None:
-        return await context.network.dial(machine.lease, port)
+    if on_own_network(run.network) and machine.lease is not None:
+        return await context.network.dial(machine.lease, port, protocol=protocol)
+    if protocol is ForwardProtocol.UDP:
+        raise ConnectionRefusedError("the agent carries no UDP")
     return _as_socket(await machine.guest.proxy(port))
 
 

@@ -40,7 +40,8 @@ async def _remove_sockets(context: Context, machine: Machine) -> None:
 
 async def _detach(context: Context, machine: Machine) -> None:
     while machine.relayed:
-        await context.relays.remove(machine.relayed.pop())
+        forward = machine.relayed.pop()
+        await context.relays.remove(forward.host_port, protocol=forward.protocol)
     if machine.lease is not None:
         await context.network.detach(machine.lease)
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine
 
 from banger.engine import verbs
+from banger.engine.adjust import Changes, adjust
 from banger.engine.admission import Accept, AlreadySo, Refuse, Verb, admit
 from banger.engine.context import Context
 from banger.engine.effects import settle_down
@@ -203,13 +204,12 @@ class Engine:
         """Begin vm.resume."""
         return self._ask(machine, Verb.RESUME, lambda run: verbs.resume(self.context, machine, run))
 
-    async def change(self, machine: Machine, changes: verbs.Changes) -> OperationRecord:
-        """Do vm.set and wait for it: it is short, and its caller wants the changed VM."""
+    async def change(self, machine: Machine, changes: Changes) -> OperationRecord:
+        """Do vm.set, or vm.adjust where that is enough, and wait for it: it is short, and its caller wants the changed VM."""
         if changes.name is not None:
             self._refuse_taken(check_name(changes.name), machine)
-        record = self._ask(
-            machine, Verb.SET, lambda run: verbs.change(self.context, machine, run, changes)
-        )
+        verb, do = (Verb.ADJUST, adjust) if changes.small else (Verb.SET, verbs.change)
+        record = self._ask(machine, verb, lambda run: do(self.context, machine, run, changes))
         live = self.context.board.live(record.id)
         record = await live.wait() if live else record
         if record.error is not None:

@@ -12,6 +12,7 @@ from banger.model.errors import BangerError
 from banger.model.lease import Lease
 from banger.model.machine import NetworkAttachment, VmmExit, VmPaths
 from banger.model.record import ErrorRecord, VmRecord
+from banger.model.spec import Forward
 from banger.model.state import VmState
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ class Places:
 
 @dataclass(slots=True, eq=False)
 class Machine:
-    """One VM. ``vmm``, ``guest`` and ``exited`` belong to its present run; ``ready`` says that its services answered.
+    """One VM. ``vmm``, ``guest`` and ``exited`` belong to its present run; ``ready`` says that its services answered,
+    ``relayed`` which forwards are open.
 
     ``backend`` is the one that validate picked for the run that begins.
     """
@@ -51,7 +53,7 @@ class Machine:
     gone: bool = False
     booted_at: str | None = None
     services: dict[str, bool] = field(default_factory=dict)
-    relayed: list[int] = field(default_factory=list)
+    relayed: list[Forward] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property

@@ -18,6 +18,7 @@ from banger.engine.stages import (
 )
 from banger.engine.steps import Step
 from banger.model.record import VmRecord
+from banger.model.spec import suffix
 from banger.model.units import MIB, format_size
 
 MAKE: Final = (
@@ -61,7 +62,9 @@ class Planned:
 def plan(steps: Sequence[Step], record: VmRecord, vmm: str) -> list[Planned]:
     """What ``steps`` would do for the VM of ``record`` with the VMM called ``vmm``."""
     spec = record.spec
-    forwards = [f"{f.host_port or 'any'} to {f.guest_port}" for f in spec.forwards]
+    forwards = [
+        f"{f.host_port or 'any'} to {f.guest_port}{suffix(f.protocol)}" for f in spec.forwards
+    ]
     words = {
         "name": record.name,
         "image": spec.image,

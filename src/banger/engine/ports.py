@@ -25,7 +25,7 @@ from banger.model.manifest import ImageManifest
 from banger.model.process import ProcessIdentity
 from banger.model.record import LedgerRow, OperationRecord, StageRecord, VmRecord
 from banger.model.registration import Registration
-from banger.model.spec import VmmChoice, VmSpec
+from banger.model.spec import ForwardProtocol, VmmChoice, VmSpec
 
 
 class RunningVmm(Protocol):
@@ -197,8 +197,14 @@ class Network(Protocol):
         """Take filter entries back; idempotent (the TAP goes with the VMM)."""
         ...
 
-    async def dial(self, lease: Lease, port: int) -> socket.socket:
-        """A connected non-blocking TCP socket to the guest, or ConnectionError/OSError."""
+    async def set_outward(self, lease: Lease, *, outward: bool) -> None:
+        """Let a guest that is attached reach the outside, or not any more, at once; connections that it had there are cut. Idempotent."""
+        ...
+
+    async def dial(
+        self, lease: Lease, port: int, *, protocol: ForwardProtocol = ForwardProtocol.TCP
+    ) -> socket.socket:
+        """A connected non-blocking socket to the guest, or ConnectionError/OSError; HostLacksError if there is no way for UDP."""
         ...
 
     async def describe(self) -> Mapping[str, str]:
@@ -328,14 +334,26 @@ class Images(Protocol):
 class Relays(Protocol):
     """Forwards from 127.0.0.1 of the host."""
 
-    async def add(self, host_port: int, dial: Callable[[], Awaitable[socket.socket]]) -> int:
-        """Listen on ``host_port`` (0: any free one) and relay each connection to ``dial()``; the real port.
+    async def add(
+        self,
+        host_port: int,
+        dial: Callable[[], Awaitable[socket.socket]],
+        *,
+        protocol: ForwardProtocol = ForwardProtocol.TCP,
+    ) -> int:
+        """Listen on ``host_port`` (0: any free one) and relay each connection, or each client's datagrams, to ``dial()``; the real port.
 
         RefusedError if the port is taken.
         """
         ...
 
-    async def remove(self, host_port: int) -> None:
+    def free_port(self, protocol: ForwardProtocol, host_port: int = 0) -> int:
+        """A port that could be had now; RefusedError if ``host_port`` is taken."""
+        ...
+
+    async def remove(
+        self, host_port: int, *, protocol: ForwardProtocol = ForwardProtocol.TCP
+    ) -> None:
         """Stop listening and end its connections; idempotent."""
         ...
 

@@ -13,11 +13,12 @@ import msgspec
 
 from banger.engine.boot import refresh_services, watch_exit
 from banger.engine.context import Context
+from banger.engine.dial import on_own_network
 from banger.engine.effects import EFFECTS, RUN_EFFECTS, undo_effects
 from banger.engine.engine import Engine
+from banger.engine.forwards import reopen_forwards
 from banger.engine.machine import Machine
 from banger.engine.ports import RunningVmm
-from banger.engine.stages import open_forwards
 from banger.engine.verbs import vmm_status
 from banger.host import proc
 from banger.model.errors import BangerError
@@ -108,15 +109,23 @@ async def _adopt(context: Context, machine: Machine) -> bool:
     machine.vmm = vmm
     machine.guest = context.guests(machine.paths, vmm.agent)
     watch_exit(machine)
-    if machine.lease is not None and run.network == "user":
+    if machine.lease is not None and on_own_network(run.network):
         context.network.adopted(machine.lease)
-    try:
-        await open_forwards(context, machine)
-    except BangerError as error:
-        log.warning("VM %s: its forwards could not be opened again: %s", machine.id, error)
+        await _set_nat(context, machine)
+    await reopen_forwards(context, machine)
     await _look_at_vmm(machine, vmm)
     machine.checker = asyncio.create_task(check_ready(machine), name=f"ready? {machine.id}")
     return True
+
+
+async def _set_nat(context: Context, machine: Machine) -> None:
+    """The way outside is as the record has it: the daemon before may have ended between changing it and writing it down."""
+    if machine.lease is None:
+        return
+    try:
+        await context.network.set_outward(machine.lease, outward=machine.record.spec.nat)
+    except (BangerError, OSError) as error:
+        log.warning("VM %s: its way outside could not be set: %s", machine.id, error)
 
 
 async def _look_at_vmm(machine: Machine, vmm: RunningVmm) -> None:

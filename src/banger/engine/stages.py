@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
-import socket
 from contextlib import suppress
 
 import msgspec
 
 from banger.engine.boot import watch_exit
 from banger.engine.context import Context
-from banger.engine.dial import dial
+from banger.engine.forwards import open_forwards
 from banger.engine.machine import Machine
 from banger.engine.ports import Vmm
 from banger.engine.steps import Job
 from banger.host import fs
 from banger.model import clock
 from banger.model.clock import Deadline
-from banger.model.errors import RefusedError
 from banger.model.machine import IdentityRequest, LaunchRequest
 from banger.model.record import RunRecord
-from banger.model.spec import Forward, NetworkMode
+from banger.model.spec import NetworkMode
 
 NAMESPACE_MTU = 65520
-SSH_PORT = 22
 
 
 async def validate_new(context: Context, machine: Machine, job: Job) -> str:
@@ -152,31 +149,3 @@ async def attach_network(context: Context, machine: Machine, job: Job) -> str:
     )
     await open_forwards(context, machine)
     return machine.attachment.mode
-
-
-async def open_forwards(context: Context, machine: Machine) -> None:
-    """Listen on the host for every forward: the asked ones, and one of any port to SSH.
-
-    Ports once given stay the same over restarts of VM and daemon where they are still free.
-    """
-    spec = machine.record.spec
-    wanted = list(spec.forwards)
-    if spec.network is not NetworkMode.NONE and all(f.guest_port != SSH_PORT for f in wanted):
-        wanted.append(Forward(0, SSH_PORT))
-    earlier = {forward.guest_port: forward.host_port for forward in machine.record.forwards}
-    final = []
-    for forward in wanted:
-        port = await _listen(context, machine, forward, earlier.get(forward.guest_port, 0))
-        machine.relayed.append(port)
-        final.append(Forward(port, forward.guest_port))
-    machine.save(forwards=tuple(final))
-
-
-async def _listen(context: Context, machine: Machine, forward: Forward, earlier: int) -> int:
-    async def connect() -> socket.socket:
-        return await dial(context, machine, forward.guest_port)
-
-    if forward.host_port == 0 and earlier:
-        with suppress(RefusedError):  # taken by another program meanwhile: any other port will do
-            return await context.relays.add(earlier, connect)
-    return await context.relays.add(forward.host_port, connect)

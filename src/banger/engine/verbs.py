@@ -6,8 +6,10 @@ import asyncio
 import functools
 import logging
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from banger.engine import forwards
+from banger.engine.adjust import Changes, adjusted
 from banger.engine.boot import exit_error
 from banger.engine.context import Context
 from banger.engine.effects import RUN_EFFECTS, undo_effect, undo_effects
@@ -21,23 +23,11 @@ from banger.host.undo import UndoStack
 from banger.model import clock
 from banger.model.errors import BangerError, GuestNotReadyError, RefusedError, VmmDiedError
 from banger.model.record import ErrorRecord
-from banger.model.spec import Forward
 from banger.model.state import VmState, not_running
 from banger.model.units import format_duration
 
 log = logging.getLogger(__name__)
 STATUS_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What ``set`` may change; None leaves a value as it is."""
-
-    name: str | None = None
-    vcpus: int | None = None
-    memory_mib: int | None = None
-    work_bytes: int | None = None
-    forwards: tuple[Forward, ...] | None = None
 
 
 async def create(
@@ -51,6 +41,8 @@ async def create(
             if start:
                 await _bring_up(context, machine, run, job)
             else:
+                ports = forwards.settle(context, machine.record.spec, ())
+                machine.save(forwards=ports)
                 machine.enter(VmState.STOPPED)
         except (GuestNotReadyError, VmmDiedError) as error:
             made.release()
@@ -188,15 +180,15 @@ async def delete(context: Context, machine: Machine, run: OperationRun) -> None:
 async def change(context: Context, machine: Machine, run: OperationRun, changes: Changes) -> None:
     """Change a VM at rest; the work disk grows first, the record follows."""
     record = machine.record
-    spec = record.spec
     async with run.stage("validate"):
+        spec, earlier = adjusted(record, changes)
         wanted = replace(
             spec,
             vcpus=changes.vcpus or spec.vcpus,
             memory_mib=changes.memory_mib or spec.memory_mib,
             work_bytes=changes.work_bytes or spec.work_bytes,
-            forwards=spec.forwards if changes.forwards is None else changes.forwards,
         )
+        final = forwards.settle(context, wanted, earlier)
         if wanted.work_bytes < spec.work_bytes:
             raise RefusedError(
                 f"the work disk of VM {machine.name} cannot shrink",
@@ -207,7 +199,7 @@ async def change(context: Context, machine: Machine, run: OperationRun, changes:
         async with run.stage("disks"):
             await context.storage.grow_work(machine.paths, wanted.work_bytes)
     async with run.stage("record"):
-        machine.save(spec=wanted, name=changes.name or record.name)
+        machine.save(spec=wanted, forwards=final, name=changes.name or record.name)
         save_copy(machine)
     if machine.name != record.name:
         async with run.stage("identity"):

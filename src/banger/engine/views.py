@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from banger.api import schema
+from banger.engine.forwards import wanted
 from banger.engine.machine import Machine
 from banger.model.manifest import ImageManifest
 from banger.model.record import ErrorRecord, OperationRecord, StageRecord
@@ -22,7 +23,20 @@ def error(record: ErrorRecord | None) -> schema.Error | None:
 
 def forwards(values: Sequence[Forward]) -> list[schema.Forward]:
     """Forwards for the wire."""
-    return [schema.Forward(forward.host_port, forward.guest_port) for forward in values]
+    return [_forward(value) for value in values]
+
+
+def _forward(value: Forward) -> schema.Forward:
+    return schema.Forward(value.host_port, value.guest_port, value.protocol.value)
+
+
+def vm_forwards(machine: Machine) -> list[schema.VmForward]:
+    """All forwards of a VM with the ports that they have or, at rest, will have."""
+    final = machine.record.forwards or wanted(machine.record.spec)
+    return [
+        schema.VmForward(f.host_port, f.guest_port, f.protocol.value, open=f in machine.relayed)
+        for f in final
+    ]
 
 
 def vm(machine: Machine, image_name: str, services: Sequence[tuple[str, int]]) -> schema.Vm:

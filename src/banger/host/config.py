@@ -39,6 +39,7 @@ class Config:
     vmm: str = "auto"
     network: str = "auto"
     uplink: str = "slirp4netns"
+    dns_port: int = 0
     qemu_path: str | None = None
     firecracker_path: Path | None = None
     jailer_path: Path | None = None
@@ -133,6 +134,13 @@ def _count(key: str, value: object) -> int:
     return value
 
 
+def _port(key: str, value: object) -> int:
+    port = _count(key, value)
+    if port > 65535:
+        raise _wrong(key, value, "0 (none) to 65535")
+    return port
+
+
 def _deadline(key: str, value: object) -> float:
     try:
         number = float(value) if isinstance(value, str | int | float) else -1.0
@@ -164,6 +172,7 @@ KEYS: dict[str, Callable[[str, object], Any]] = {
     "vmm": _one_of("auto", "firecracker", "qemu"),
     "network": _one_of("auto", "bridge", "user", "none"),
     "uplink": _text,
+    "dns_port": _port,
     "qemu_path": _path_text,
     "firecracker_path": _path,
     "jailer_path": _path,

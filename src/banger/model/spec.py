@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from banger.model.compat import override
 from banger.model.errors import InvalidInputError
 from banger.model.units import GIB, MIB, format_size
 
@@ -30,12 +32,26 @@ class NetworkMode(StrEnum):
     NONE = "none"
 
 
+class ForwardProtocol(StrEnum):
+    """What a forward carries."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
+_FORWARD = re.compile(
+    r"(?:(?P<host>\d{1,5}):)?(?P<guest>\d{1,5})(?:/(?P<protocol>tcp|udp))?", re.ASCII
+)
+_HOST_PORT = re.compile(r"(?P<port>\d{1,5})(?:/(?P<protocol>tcp|udp))?", re.ASCII)
+
+
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A TCP port of 127.0.0.1 on the host that leads to a port of the guest; host port 0 takes any free one."""
+    """A port of 127.0.0.1 on the host that leads to a port of the guest; host port 0 takes any free one."""
 
     host_port: int
     guest_port: int
+    protocol: ForwardProtocol = ForwardProtocol.TCP
 
     def __post_init__(self) -> None:
         _within("host port of a forward", self.host_port, 0, 65535)
@@ -43,14 +59,53 @@ class Forward:
 
     @classmethod
     def parse(cls, text: str) -> Forward:
-        """``HOST:GUEST`` or ``GUEST`` (any free host port); InvalidInputError for anything else."""
-        host, _, guest = text.rpartition(":")
-        if not (guest.isascii() and guest.isdigit() and (host or "0").isdigit()):
+        """``[HOST:]GUEST[/tcp|/udp]``, without HOST any free port; InvalidInputError for anything else."""
+        match = _FORWARD.fullmatch(text)
+        if match is None:
             raise InvalidInputError(
-                f"forward {text!r} is not HOST:GUEST",
-                hint="write two port numbers, for example 8080:80",
+                f"forward {_shown(text)} is not [HOST:]GUEST[/tcp|/udp]",
+                hint="write port numbers, for example 8080:80 or 5353:53/udp",
             )
-        return cls(host_port=int(host or 0), guest_port=int(guest))
+        protocol = ForwardProtocol(match["protocol"] or "tcp")
+        return cls(int(match["host"] or 0), int(match["guest"]), protocol)
+
+    @property
+    def key(self) -> tuple[ForwardProtocol, int]:
+        """What nobody else on the host can have at the same time."""
+        return self.protocol, self.host_port
+
+    @property
+    def target(self) -> tuple[ForwardProtocol, int]:
+        """Where it leads in the guest."""
+        return self.protocol, self.guest_port
+
+    @override
+    def __str__(self) -> str:
+        """As it is written for `parse`."""
+        host = f"{self.host_port}:" if self.host_port else ""
+        return f"{host}{self.guest_port}{suffix(self.protocol)}"
+
+
+def suffix(protocol: ForwardProtocol) -> str:
+    """What is written after the ports of a forward."""
+    return "" if protocol is ForwardProtocol.TCP else f"/{protocol}"
+
+
+def parse_host_port(text: str) -> tuple[ForwardProtocol, int]:
+    """``HOST[/tcp|/udp]``: the host's end of a forward; InvalidInputError for anything else."""
+    match = _HOST_PORT.fullmatch(text)
+    if match is None:
+        raise InvalidInputError(
+            f"host port {_shown(text)} is not HOST[/tcp|/udp]",
+            hint="write a port number, for example 8080 or 5353/udp",
+        )
+    port = int(match["port"])
+    _within("host port of a forward", port, 0, 65535)
+    return ForwardProtocol(match["protocol"] or "tcp"), port
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +136,18 @@ class VmSpec:
                     f"{name} {size_bytes} is not a whole number of MiB",
                     hint="write it as, for example, 8G",
                 )
-        taken = [f.host_port for f in self.forwards if f.host_port]
+        taken = [f.key for f in self.forwards if f.host_port]
         if len(taken) != len(set(taken)):
             raise InvalidInputError(
                 "a host port is forwarded twice", hint="give each forward its own host port"
+            )
+        if self.network is NetworkMode.NONE and any(
+            f.protocol is ForwardProtocol.UDP for f in self.forwards
+        ):
+            raise InvalidInputError(
+                "a VM without a network takes no UDP",
+                detail="TCP reaches it through its agent",
+                hint="forward TCP, or make the VM with --network user",
             )
 
 

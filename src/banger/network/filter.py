@@ -2,7 +2,8 @@
 
 Table ``bridge`` is stateless, for not every kernel tracks connections there: each frame of a guest must carry the interface, MAC and IPv4
 address that are pinned together in a set, and be ARP or IPv4; nothing passes from port to port. Table ``inet`` lets those guests out
-through the uplink that may go there, but not to what is closed, and lets nothing in but replies; IPv6 goes nowhere. Table ``ip`` translates.
+through the uplink that may go there, but not to what is closed, and lets nothing in but replies to those; who may no more is told at the
+next packet, and so is its peer. IPv6 goes nowhere. Table ``ip`` translates.
 Guests are elements of sets, never rules.
 """
 
@@ -52,11 +53,15 @@ table inet banger {{
         ct state established,related accept
         iifname {bridge} icmp type echo-request accept
         iifname {bridge} meta nfproto ipv4 reject with icmpx type admin-prohibited
+        iifname {uplink} meta l4proto tcp reject with tcp reset
     }}
     chain forward {{
         type filter hook forward priority 0; policy drop;
         ct state invalid drop
+        iifname {bridge} ip saddr != @outward tcp flags & (syn | ack) != syn reject with tcp reset
         iifname {bridge} ip saddr != @outward reject with icmpx type admin-prohibited
+        oifname {bridge} ip daddr != @outward meta l4proto tcp reject with tcp reset
+        oifname {bridge} ip daddr != @outward drop
         iifname {bridge} oifname {uplink} ip daddr {uplink_dns} udp dport 53 accept
         iifname {bridge} oifname {uplink} ip daddr {uplink_dns} tcp dport 53 accept
         iifname {bridge} ip daddr @closed reject with icmpx type admin-prohibited
@@ -135,6 +140,16 @@ def unpin(pins: Iterable[Pin]) -> str:
     """Take the pins back; adding first makes it idempotent."""
     found = set(pins)
     return "".join(_elements(verb, found) + _outward(verb, found) for verb in ("add", "delete"))
+
+
+def let_out(each: Pin) -> str:
+    """Let a pinned guest speak to the world outside; idempotent."""
+    return _outward("add", {each})
+
+
+def keep_in(each: Pin) -> str:
+    """Let it speak to its gateway only; adding first makes it idempotent."""
+    return _outward("add", {each}) + _outward("delete", {each})
 
 
 def close_networks(plan: NetworkPlan, host: Iterable[Network]) -> str:

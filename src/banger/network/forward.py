@@ -1,4 +1,7 @@
-"""Forwards: a loopback port of the host that leads to a port of a guest, relayed by the daemon over a socket into the namespace."""
+"""Forwards: a loopback port of the host that leads to a port of a guest, relayed by the daemon over a socket into the namespace.
+
+TCP is carried here, UDP in `banger.network.datagrams`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from banger.model.errors import BangerError, HostLacksError, RefusedError
+from banger.model.spec import ForwardProtocol, suffix
+from banger.network.datagrams import Datagrams
 
 log = logging.getLogger(__name__)
 
@@ -23,44 +28,67 @@ _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP
 
 
 class Relays:
-    """See `engine.ports.Relays`. Each port relays up to ``max_connections`` at a time; more wait in the kernel's queue."""
+    """See `engine.ports.Relays`. Each port relays up to ``max_connections`` connections or flows at a time.
+
+    More connections wait in the kernel's queue; a new flow takes the place of the one that was silent longest.
+    """
 
     def __init__(self, *, max_connections: int = MAX_CONNECTIONS) -> None:
         self._max_connections = max_connections
-        self._ports: dict[int, _Relay] = {}
+        self._ports: dict[tuple[ForwardProtocol, int], _Relay | Datagrams] = {}
 
     @property
     def ports(self) -> list[int]:
         """The ports that are listened on."""
-        return sorted(self._ports)
+        return sorted(port for _, port in self._ports)
 
-    async def add(self, host_port: int, dial: Dial) -> int:
-        """Listen on 127.0.0.1:``host_port`` (0: any free one) and relay each connection to ``dial()``; the real port.
+    async def add(
+        self, host_port: int, dial: Dial, *, protocol: ForwardProtocol = ForwardProtocol.TCP
+    ) -> int:
+        """Listen on 127.0.0.1:``host_port`` (0: any free one) and relay each connection, or each client's datagrams, to ``dial()``.
 
-        RefusedError if it is taken, HostLacksError if we may not have it.
+        Returns the real port. RefusedError if it is taken, HostLacksError if we may not have it.
         """
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", host_port))
-            listener.listen(128)
-        except OSError as error:
-            listener.close()
-            raise _not_ours(host_port, error) from error
+        listener = listen(host_port, protocol)
         port = int(listener.getsockname()[1])
-        self._ports[port] = _Relay(listener, dial, self._max_connections)
+        make = _Relay if protocol is ForwardProtocol.TCP else Datagrams
+        self._ports[protocol, port] = make(listener, dial, self._max_connections)
         return port
 
-    async def remove(self, host_port: int) -> None:
+    def free_port(self, protocol: ForwardProtocol, host_port: int = 0) -> int:
+        """A port that could be listened on now: ``host_port`` itself unless it is 0. Errors as of `add`."""
+        with listen(host_port, protocol) as probe:
+            return int(probe.getsockname()[1])
+
+    async def remove(
+        self, host_port: int, *, protocol: ForwardProtocol = ForwardProtocol.TCP
+    ) -> None:
         """Stop listening and end its connections; idempotent."""
-        relay = self._ports.pop(host_port, None)
+        relay = self._ports.pop((protocol, host_port), None)
         if relay is not None:
             await relay.close()
 
     async def close(self) -> None:
         """Remove all."""
-        for port in list(self._ports):
-            await self.remove(port)
+        for protocol, port in list(self._ports):
+            await self.remove(port, protocol=protocol)
+
+
+def listen(port: int, protocol: ForwardProtocol) -> socket.socket:
+    """A non-blocking socket that listens on 127.0.0.1; RefusedError, HostLacksError."""
+    stream = protocol is ForwardProtocol.TCP
+    kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
+    listener = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
+    try:
+        if stream:  # of UDP it would let two have the same port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        if stream:
+            listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise _not_ours(port, protocol, error) from error
+    return listener
 
 
 class _Relay:
@@ -108,15 +136,17 @@ class _Relay:
         self._listener.close()
 
 
-def _not_ours(port: int, error: OSError) -> BangerError:
+def _not_ours(port: int, protocol: ForwardProtocol, error: OSError) -> BangerError:
+    shown = f"port {port}{suffix(protocol)}"
     if error.errno == errno.EADDRINUSE:
+        letter = protocol[0]
         return RefusedError(
-            f"port {port} of 127.0.0.1 is taken",
+            f"{shown} of 127.0.0.1 is taken",
             detail="another program or VM listens there",
-            hint=f"see who: ss -tlnp 'sport = :{port}'",
+            hint=f"see who: ss -{letter}lnp 'sport = :{port}'",
         )
     return HostLacksError(
-        f"port {port} of 127.0.0.1 cannot be had: {error.strerror}",
+        f"{shown} of 127.0.0.1 cannot be had: {error.strerror}",
         hint="choose a port above 1023",
     )
 

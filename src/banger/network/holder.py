@@ -3,10 +3,12 @@
 It outlives the daemon and decides nothing: over its control socket (SEQPACKET, one JSON request and one reply a message, descriptors by
 SCM_RIGHTS) it gives out descriptors that belong to its namespaces, and the daemon does the rest with them. It keeps no copy. Requests:
 
-    {"op": "hello"}                -> {"ok": true, "pid": N, "protocol": 1}
+    {"op": "hello"}                -> {"ok": true, "pid": N, "protocol": 2}
     {"op": "namespaces"}           -> descriptors of its user and its network namespace
     {"op": "route"}                -> a NETLINK_ROUTE socket
     {"op": "tcp"}                  -> an unconnected TCP socket
+    {"op": "udp"}                  -> an unconnected UDP socket                 (protocol 2)
+    {"op": "netfilter"}            -> a NETLINK_NETFILTER socket                (protocol 2)
     {"op": "tap", "name": "tap7"}  -> a new TAP (IFF_TAP|IFF_NO_PI|IFF_VNET_HDR), gone when the last descriptor is closed
     {"op": "uplink", "name": "x"}  -> {"ok": true}: a persistent TAP that another process opens by name (the uplink's, Firecracker)
     {"op": "lifeline"}             -> the read end of a pipe that hangs up when the holder ends
@@ -28,9 +30,10 @@ from typing import Any
 
 from banger.host.tun import VNET_HEADER, open_tap
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_REQUEST_BYTES = 1024
 MAX_CLIENTS = 32
+NETFILTER = 12  # NETLINK_NETFILTER
 _NAMES = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 Answer = tuple[dict[str, Any], list[int]]
@@ -49,6 +52,8 @@ class Holder:
             "namespaces": lambda _: ({}, _open_namespaces()),
             "route": lambda _: ({}, [_socket(socket.AF_NETLINK, socket.SOCK_RAW)]),
             "tcp": lambda _: ({}, [_socket(socket.AF_INET, socket.SOCK_STREAM)]),
+            "udp": lambda _: ({}, [_socket(socket.AF_INET, socket.SOCK_DGRAM)]),
+            "netfilter": lambda _: ({}, [_socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)]),
             "tap": lambda request: ({}, [open_tap(_name(request), flags=VNET_HEADER)]),
             "uplink": _uplink,
             "lifeline": self._lifeline,
@@ -130,8 +135,8 @@ def _uplink(request: dict[str, Any]) -> Answer:
     return {}, []
 
 
-def _socket(family: int, kind: int) -> int:
-    return socket.socket(family, kind | socket.SOCK_CLOEXEC).detach()
+def _socket(family: int, kind: int, protocol: int = 0) -> int:
+    return socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol).detach()
 
 
 def _open_namespaces() -> list[int]:

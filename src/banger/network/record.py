@@ -12,6 +12,7 @@ from banger.model.process import ProcessIdentity
 from banger.network.holder import PROTOCOL
 from banger.network.plan import NetworkPlan
 
+OLDEST_PROTOCOL = 1
 _MAX_BYTES = 1 << 16
 
 
@@ -61,6 +62,11 @@ class NetworkRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uplink_kind: str
     uplink: ProcessIdentity | None = None
     protocol: int = PROTOCOL
+
+    def fits(self, plan: NetworkPlan, kind: str) -> bool:
+        """Whether this daemon would lay a network out so, and speaks with its holder; an older holder lacks a request or two."""
+        spoken = OLDEST_PROTOCOL <= self.protocol <= PROTOCOL
+        return spoken and (self.plan, self.uplink_kind) == (plan, kind)
 
 
 def write_record(path: Path, record: NetworkRecord) -> None:

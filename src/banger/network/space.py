@@ -13,11 +13,12 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 
 from banger.host import nft, proc
+from banger.host.conntrack import Connections
 from banger.host.namespaces import NamespacePair
 from banger.host.netlink import Route
 from banger.host.undo import UndoStack
 from banger.model.clock import monotonic_ms
-from banger.model.errors import BangerError
+from banger.model.errors import BangerError, HostLacksError
 from banger.model.lease import Lease
 from banger.model.process import ProcessIdentity
 from banger.network import filter as rules
@@ -30,6 +31,8 @@ from banger.network.record import Files, NetworkRecord, read_record, write_recor
 
 log = logging.getLogger(__name__)
 
+UDP_SINCE = CONNECTIONS_SINCE = 2
+"""Protocols of the holder with which came what it can be asked for."""
 _SHORT_LIFE_MS = 2000.0
 _FIRST_PAUSE_S, _MAX_PAUSE_S, _RETRY_S = 0.1, 5.0, 1.0
 
@@ -88,7 +91,7 @@ class Space:
         record = read_record(files.record)
         if record is None or not proc.alive(record.holder):
             return None
-        if record != NetworkRecord(record.holder, plan, kind, record.uplink):
+        if not record.fits(plan, kind):
             log.warning("the network of an earlier daemon is laid out differently; it is ended")
             return None
         try:
@@ -96,7 +99,7 @@ class Space:
         except (OSError, HolderError) as error:
             log.warning("the network of an earlier daemon does not answer; it is ended: %s", error)
             return None
-        if reply.get("pid") != record.holder.pid:
+        if (reply.get("pid"), reply.get("protocol")) != (record.holder.pid, record.protocol):
             return None
         async with UndoStack() as undo:
             space = cls(files, record, await _route(files))
@@ -165,10 +168,53 @@ class Space:
         if gone:
             await self._nft(rules.unpin(gone))
             self._pins -= gone
+            self._spawn(self._cut(lease.ip))
+
+    async def set_outward(self, lease: Lease, *, outward: bool) -> None:
+        """Let a guest speak to the world outside, or not any more: one transaction on a set; what it had open there is cut, and soon forgotten."""
+        pins = {pin for pin in self._pins if pin.fits(lease)}
+        if not pins:
+            raise ConnectionRefusedError(f"VM {lease.vm_id} is not in the network")
+        new = Pin.of(lease, outward=outward)
+        await self._renew_filter(rules.let_out(new) if outward else rules.keep_in(new))
+        self._pins = (self._pins - pins) | {new}
+        if not outward:
+            self._spawn(self._cut(lease.ip))
+
+    def outward(self, lease: Lease) -> bool:
+        """Whether this guest may speak to the world outside."""
+        return any(pin.outward for pin in self._pins if pin.fits(lease))
+
+    async def _cut(self, address: str) -> None:
+        """Forget the connections of a guest. Nobody waits for it, since the kernel looks through its whole table (10 ms), and if it fails it is
+        only slower: no packet of theirs passes any more, and the kernel forgets them by time.
+        """
+        if self._record.protocol < CONNECTIONS_SINCE:
+            return
+        try:
+            channel = socket.socket(fileno=await ask_one(self._files.control, "netfilter"))
+            with Connections(channel) as connections:
+                count = await asyncio.to_thread(connections.forget, address)
+        except (OSError, HolderError) as error:
+            log.warning("network: connections of %s could not be forgotten: %s", address, error)
+        else:
+            log.info("network: %d connections of %s forgotten", count, address)
 
     async def tcp_socket(self) -> socket.socket:
         """An unconnected non-blocking TCP socket inside the namespace."""
-        opened = socket.socket(fileno=await ask_one(self._files.control, "tcp"))
+        return await self._opened("tcp")
+
+    async def udp_socket(self) -> socket.socket:
+        """As `tcp_socket`, for UDP; HostLacksError if the holder is too old to give one."""
+        if self._record.protocol < UDP_SINCE:
+            raise HostLacksError(
+                "the network of the VMs that run is of an older banger and carries no UDP into them",
+                hint="stop all VMs, wait half a minute, and start them again",
+            )
+        return await self._opened("udp")
+
+    async def _opened(self, kind: str) -> socket.socket:
+        opened = socket.socket(fileno=await ask_one(self._files.control, kind))
         opened.setblocking(False)  # noqa: FBT003  the standard library's signature
         return opened
 
@@ -248,7 +294,7 @@ class Space:
 
     def _set_uplink(self, identity: ProcessIdentity | None) -> None:
         old = self._record
-        self._record = NetworkRecord(old.holder, old.plan, old.uplink_kind, identity)
+        self._record = NetworkRecord(old.holder, old.plan, old.uplink_kind, identity, old.protocol)
         write_record(self._files.record, self._record)
 
     def _guard(self) -> None:

@@ -21,6 +21,7 @@ from banger.model.errors import BangerError, HostLacksError, InvalidInputError
 from banger.model.lease import Lease
 from banger.model.machine import NetworkAttachment
 from banger.model.process import ProcessIdentity
+from banger.model.spec import ForwardProtocol
 from banger.network import filter as rules
 from banger.network.control import HolderError
 from banger.network.plan import NetworkPlan, tap_name
@@ -138,17 +139,34 @@ class UserNetwork:
             if unused:
                 self._begin_linger()
 
-    async def dial(self, lease: Lease, port: int) -> socket.socket:
-        """A connected non-blocking TCP socket to ``port`` of the guest; OSError if nobody answers within 10 s."""
+    async def set_outward(self, lease: Lease, *, outward: bool) -> None:
+        """Let a guest that runs out into the world, or not any more; idempotent. HostLacksError if it has no place in the network."""
+        async with self._lock:
+            space = self._space
+            if space is None or not space.has(lease):
+                raise HostLacksError(
+                    f"VM {lease.vm_id} has no network any more",
+                    detail=self._trouble,
+                    hint="restart it: banger vm restart NAME",
+                )
+            if space.outward(lease) != outward:
+                await space.set_outward(lease, outward=outward)
+
+    async def dial(
+        self, lease: Lease, port: int, *, protocol: ForwardProtocol = ForwardProtocol.TCP
+    ) -> socket.socket:
+        """A connected non-blocking socket to ``port`` of the guest; OSError if nobody answers within 10 s (TCP)."""
         space = self._space
         if space is None or not space.has(lease):
             raise ConnectionRefusedError(f"VM {lease.vm_id} is not in the network")
+        stream = protocol is ForwardProtocol.TCP
         try:
-            opened = await space.tcp_socket()
+            opened = await (space.tcp_socket() if stream else space.udp_socket())
         except HolderError as error:
             raise ConnectionError(error.what) from error
         try:
-            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if stream:
+                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with asyncio.timeout(DIAL_S):
                 await asyncio.get_running_loop().sock_connect(opened, (lease.ip, port))
         except BaseException:

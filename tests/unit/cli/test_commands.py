@@ -200,6 +200,13 @@ def test_a_failed_stage_is_the_commands_failure(daemon, shell, error, status):
         (["vm", "create", "--forward", "1:2:3"], 2),
         (["vm", "create", "--vcpus", "0"], 2),
         (["vm", "set", "off"], 2),
+        (["vm", "forward", "nobody"], 3),
+        (["vm", "forward", "web", "8080:80/sctp"], 2),
+        (["vm", "forward", "web", "1:2:3"], 2),
+        (["vm", "forward", "web", "0"], 2),
+        (["vm", "forward", "web", "65536:80"], 2),
+        (["vm", "forward", "web", "--remove", "8080:80"], 2),
+        (["vm", "forward", "web", "--remove", "9"], 3),
         (["vm", "lst"], 2),
         (["vm", "list", "--format", "xml"], 2),
         (["image", "show", "plan9"], 3),
@@ -245,6 +252,45 @@ def test_several_vms_are_worked_on_though_one_fails(daemon, shell):
 def test_delete_by_its_alias(daemon, shell):
     shell.ok("rm", "web")
     assert [vm.name for vm in daemon.vms] == ["off"]
+
+
+def test_forwards_are_listed_added_and_removed(daemon, shell):
+    done = shell.ok("vm", "forward", "web")
+    assert done.stdout.splitlines()[1].split() == ["127.0.0.1:40000", "5353", "udp", "yes"]
+    done = shell.ok("vm", "forward", "web", "8080:80", "53/udp", "--remove", "40000/udp")
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert rows == [["127.0.0.1:8080", "80", "tcp", "yes"], ["127.0.0.1:40001", "53", "udp", "yes"]]
+    done = shell.ok("vm", "forward", "web", "--remove", "8080", "--format", "json")
+    left = {"host_port": 40001, "guest_port": 53, "protocol": "udp", "open": True}
+    assert json.loads(done.stdout) == [left]
+    shell.ok("vm", "forward", "web", "--remove", "40001/udp")
+    done = shell.ok("vm", "forward", "web")
+    assert (done.stdout, done.stderr) == ("", "nothing leads into this VM\n")
+
+
+def test_ports_of_the_host_are_completed_after_remove(daemon, shell):
+    words = {"_BANGER_COMPLETE": "bash_complete", "COMP_CWORD": "5"}
+    done = shell(env={**words, "COMP_WORDS": "banger vm forward web --remove 4"})
+    assert done.stdout == "plain,40000/udp\n"
+
+
+def test_what_resolved_must_read_is_printed_once_there_is_a_port(shell):
+    assert "dns_port = 5354" in shell.fails(4, "setup", "dns", "--print")
+    env = {"BANGER_DNS_PORT": "5354"}
+    done = shell.ok("setup", "dns", "--print", env=env)
+    assert (
+        done.stdout
+        == "# made by: banger setup dns\n[Resolve]\nDNS=127.0.0.1:5354\nDomains=~banger\n"
+    )
+    said = shell.fails(2, "setup", "dns", env=env)
+    assert "/etc/systemd/resolved.conf.d/banger.conf" in said
+
+
+def test_nat_is_set_and_left_alone_when_nothing_is_said(daemon, shell):
+    shell.ok("vm", "set", "off", "--no-nat")
+    assert daemon.vm("off").spec.nat is False
+    shell.ok("vm", "set", "off", "--vcpus", "3")
+    assert daemon.vm("off").spec.nat is False
 
 
 def test_set_changes_and_prints(daemon, shell):

@@ -16,6 +16,7 @@ from banger.host import probe
 from banger.model.manifest import Service
 
 VM = {"name": "one", "disk_bytes": 1 << 30, "work_bytes": 1 << 30}
+WEB = {"host_port": 8080, "guest_port": 80}
 OPENAPI = Path(__file__).parents[3] / "docs" / "reference" / "openapi.json"
 
 
@@ -80,6 +81,56 @@ async def test_bad_input_gets_a_problem_with_its_status(api, body, status, code)
     assert set(problem) == {"code", "what", "detail", "hint"}
     assert problem["what"]
     assert (await api("GET", "/v1/vms"))[1] == []
+
+
+async def test_forwards_and_nat_of_a_running_vm_through_the_api(api):
+    await make(api)
+    status, listed = await api("GET", "/v1/vms/one/forwards")
+    ssh = {"host_port": 40001, "guest_port": 22, "protocol": "tcp", "open": True}
+    assert (status, listed) == (200, [ssh])
+    wish = {"forwards": [{"host_port": 5353, "guest_port": 53, "protocol": "udp"}]}
+    status, listed = await api("POST", "/v1/vms/one/forwards", wish)
+    names = {"host_port": 5353, "guest_port": 53, "protocol": "udp", "open": True}
+    assert (status, listed) == (200, [names, ssh])
+    vm = (await api("GET", "/v1/vms/one"))[1]
+    assert vm["spec"]["forwards"] == wish["forwards"]
+    assert [f["protocol"] for f in vm["status"]["forwards"]] == ["udp", "tcp"]
+    assert (await api("DELETE", "/v1/vms/one/forwards/tcp/5353"))[0] == 404
+    assert (await api("DELETE", "/v1/vms/one/forwards/tcp/40001"))[0] == 409
+    assert await api("DELETE", "/v1/vms/one/forwards/udp/5353") == (200, [ssh])
+    status, vm = await api("PATCH", "/v1/vms/one", {"nat": False, "forwards": [WEB]})
+    assert (status, vm["spec"]["nat"]) == (200, False)
+    assert vm["spec"]["forwards"] == [{**WEB, "protocol": "tcp"}], "as before there was UDP"
+    assert (await api("PATCH", "/v1/vms/one", {"nat": True, "vcpus": 4}))[0] == 409
+    await api.wait((await api("POST", "/v1/vms/one/stop", {"force": True}))[1])
+    listed = (await api("GET", "/v1/vms/one/forwards"))[1]
+    assert [(f["host_port"], f["open"]) for f in listed] == [(8080, False), (40001, False)]
+
+
+async def test_listening_ports_are_shown_beside_what_leads_to_them(api):
+    await make(api)
+    (ssh,) = (await api("GET", "/v1/vms/one/ports"))[1]
+    assert (ssh["port"], ssh["host_port"]) == (22, 40001)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "", {"forwards": []}),
+        ("POST", "", {"forwards": [{"host_port": 1, "guest_port": 1, "protocol": "sctp"}]}),
+        ("POST", "", {"forwards": [{"host_port": 1, "guest_port": 0}]}),
+        ("POST", "", {"forwards": [{"host_port": 0, "guest_port": 1}] * 129}),
+        ("DELETE", "/sctp/80", None),
+        ("DELETE", "/tcp/65536", None),
+        ("DELETE", "/tcp/-1", None),
+    ],
+)
+async def test_forwards_that_cannot_be_are_problems(api, method, path, body):
+    await make(api)
+    before = (await api("GET", "/v1/vms/one/forwards"))[1]
+    status, problem = await api(method, f"/v1/vms/one/forwards{path}", body)
+    assert (status, problem["code"]) in {(400, "invalid"), (404, "not-found")}
+    assert (await api("GET", "/v1/vms/one/forwards"))[1] == before
 
 
 async def test_a_body_that_is_no_json_is_a_problem_too(api):
@@ -316,7 +367,7 @@ def test_the_table_of_routes_is_what_the_daemon_serves():
     app = make_app(None)
     served = set()
     for route in app.routes:
-        path = route.path.replace(":str", "")
+        path = route.path.replace(":str", "").replace(":int", "")
         methods = getattr(route, "methods", None) or {"WS"}
         served |= {(method, path) for method in methods if method not in {"OPTIONS", "HEAD"}}
     served = {(method, path) for method, path in served if path.startswith(("/v1", "/metrics"))}

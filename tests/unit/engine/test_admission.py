@@ -56,6 +56,18 @@ def test_changing_a_running_vm_is_refused_with_the_way_on():
     assert admit(VmState.RUNNING, [], Verb.SET) == Refuse("is running", "banger vm stop {name}")
 
 
+@pytest.mark.parametrize("state", [*REST, VmState.RUNNING, VmState.PAUSED])
+def test_forwards_and_nat_may_change_whenever_nothing_leads_elsewhere(state):
+    assert admit(state, [], Verb.ADJUST) == Accept()
+    assert (
+        admit(state, [Queued(Verb.ADJUST, "1"), Queued(Verb.PAUSE, "2")], Verb.ADJUST) == Accept()
+    )
+    busy = admit(state, [Queued(Verb.RESTART, "7")], Verb.ADJUST)
+    assert busy == Refuse("has an operation in hand", "banger op wait 7")
+    starting = admit(VmState.STARTING, [Queued(Verb.START, "7")], Verb.ADJUST)
+    assert starting == Refuse("is starting", "banger op wait 7")
+
+
 def test_pause_needs_a_running_vm():
     assert isinstance(admit(VmState.STOPPED, [], Verb.PAUSE), Refuse)
     assert admit(VmState.RUNNING, [], Verb.PAUSE) == Accept()

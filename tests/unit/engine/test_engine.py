@@ -5,9 +5,9 @@ import time
 
 import pytest
 
+from banger.engine.adjust import Changes
 from banger.engine.plans import CREATE
 from banger.engine.reconcile import reconcile
-from banger.engine.verbs import Changes
 from banger.host import faults, proc
 from banger.model.errors import InvalidInputError, NotFoundError, RefusedError
 from banger.model.spec import Forward, NetworkMode, VmSpec

@@ -6,24 +6,32 @@ An engine that is dropped while a stage hangs stands in for kill -9; the next on
 import asyncio
 import contextlib
 import itertools
+from dataclasses import replace
 
 import pytest
 
+from banger.engine.adjust import Changes
 from banger.engine.image_work import ImageWork
 from banger.engine.reconcile import reconcile
-from banger.engine.verbs import Changes
 from banger.host import faults
 from banger.model.errors import BangerError
+from banger.model.spec import Forward, ForwardProtocol
 from banger.model.state import OperationState, VmState
-from tests.unit.engine.test_engine import finished, make
+from tests.unit.engine.test_engine import SPEC, finished, make
 
 CHANGES = Changes(name="new", work_bytes=2 << 30)
+ADJUSTMENT = Changes(
+    nat=False,
+    add=(Forward(8080, 80), Forward(0, 53, ForwardProtocol.UDP)),
+    remove=((ForwardProtocol.TCP, 9090),),
+)
 STAGES = {
     "vm.start": ["validate", "identity", "network", "vmm", "boot", "agent", "services", "ready"],
     "vm.stop": ["shutdown", "vmm"],
     "vm.restart": ["shutdown", "vmm", "validate", "identity", "network", "boot", "agent", "services", "ready"],
     "vm.delete": ["vmm", "network", "disks", "forget"],
     "vm.set": ["validate", "disks", "record", "identity"],
+    "vm.adjust": ["validate", "nat", "forwards", "record"],
     "vm.pause": ["vmm"],
     "vm.resume": ["vmm", "clock"],
     "image.build": ["resolve", "packages", "rootfs"],
@@ -50,7 +58,7 @@ def no_faults_are_left():
 
 async def prepared(engine, kind):
     """The VM ``one`` in the state in which ``kind`` is welcome."""
-    await make(engine)
+    await make(engine, spec=replace(SPEC, forwards=(Forward(9090, 90),)))
     machine = engine.resolve("one")
     if kind in {"vm.start", "vm.set"}:
         await finished(engine, engine.stop(machine, None, force=True))
@@ -73,10 +81,11 @@ def begin(engine, kind, machine):
 
 async def outcome(engine, kind, machine):
     """Do ``kind`` to its end; the operation's record."""
-    if kind != "vm.set":
+    changes = {"vm.set": CHANGES, "vm.adjust": ADJUSTMENT}.get(kind)
+    if changes is None:
         return await finished(engine, begin(engine, kind, machine))
     with contextlib.suppress(BangerError):  # it is in the record too
-        await engine.change(machine, CHANGES)
+        await engine.change(machine, changes)
     return engine.context.board.newest(1)[0]
 
 
@@ -92,6 +101,13 @@ def truthful(world, machine):
     if machine.state is VmState.DELETING:
         return  # some of it is there, some not: only another delete is welcome
     running = machine.paths.runtime in world.vmms
+    if running:
+        assert world.outward[machine.id] is machine.record.spec.nat
+        ports = {
+            f.host_port if f.protocol == "tcp" else f"{f.host_port}/udp" for f in machine.relayed
+        }
+        assert world.ports == ports
+        assert set(machine.relayed) == set(machine.record.forwards)
     assert machine.state in (UP if running else AT_REST)
     assert (machine.vmm is not None) is running
     if running:

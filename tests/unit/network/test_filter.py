@@ -54,11 +54,15 @@ table inet banger {
         ct state established,related accept
         iifname "br0" icmp type echo-request accept
         iifname "br0" meta nfproto ipv4 reject with icmpx type admin-prohibited
+        iifname "uplink0" meta l4proto tcp reject with tcp reset
     }
     chain forward {
         type filter hook forward priority 0; policy drop;
         ct state invalid drop
+        iifname "br0" ip saddr != @outward tcp flags & (syn | ack) != syn reject with tcp reset
         iifname "br0" ip saddr != @outward reject with icmpx type admin-prohibited
+        oifname "br0" ip daddr != @outward meta l4proto tcp reject with tcp reset
+        oifname "br0" ip daddr != @outward drop
         iifname "br0" oifname "uplink0" ip daddr 10.114.0.3 udp dport 53 accept
         iifname "br0" oifname "uplink0" ip daddr 10.114.0.3 tcp dport 53 accept
         iifname "br0" ip daddr @closed reject with icmpx type admin-prohibited

@@ -152,7 +152,7 @@ async def test_ports_are_listed_given_back_and_free_again():
 async def test_only_loopback_is_listened_on():
     relays = Relays()
     port = await relays.add(0, nobody)
-    assert relays._ports[port]._listener.getsockname() == ("127.0.0.1", port)
+    assert relays._ports["tcp", port]._listener.getsockname() == ("127.0.0.1", port)
     await relays.close()
 
 

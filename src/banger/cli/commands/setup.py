@@ -13,7 +13,12 @@ from banger.cli.output import data
 from banger.cli.self_command import self_argv
 from banger.cli.session import Session, pass_session
 from banger.host.config import Config
-from banger.model.errors import BangerError
+from banger.model.errors import BangerError, InvalidInputError, RefusedError
+
+RESOLVED_SETUP = (
+    "sudo install -D -m 644 /dev/stdin /etc/systemd/resolved.conf.d/banger.conf"
+    " && sudo systemctl restart systemd-resolved"
+)
 
 
 @click.group()
@@ -71,6 +76,35 @@ def ssh(session: Session, *, only_print: bool, remove: bool, output: str) -> Non
     home = pwd.getpwuid(os.getuid()).pw_dir
     if user_config.parent.parent != Path(home):
         click.echo(f"warning: ssh reads {home}/.ssh/config, HOME is elsewhere", err=True)
+
+
+def resolved_config(port: int) -> str:
+    """What systemd-resolved reads to ask banger for names under ``.banger``, and for no others."""
+    return f"# made by: banger setup dns\n[Resolve]\nDNS=127.0.0.1:{port}\nDomains=~banger\n"
+
+
+@setup.command()
+@click.option("--print", "only_print", is_flag=True, help="Show what systemd-resolved must read.")
+@data.format_option
+@pass_session
+def dns(session: Session, *, only_print: bool, output: str) -> None:
+    """Show how NAME.banger is resolved on this host, for VMs that it reaches by address.
+
+    The daemon answers on 127.0.0.1 at the configured dns_port. Only an administrator can make the host ask there, so banger writes nothing.
+    """
+    port = session.config.dns_port
+    if port == 0:
+        raise RefusedError(
+            "the daemon serves no names: dns_port is 0",
+            hint=f"put dns_port = 5354 into {session.config.path}, then: banger daemon stop",
+        )
+    if not only_print:
+        raise InvalidInputError(
+            "banger does not write into /etc",
+            detail=f"an administrator does: banger setup dns --print | {RESOLVED_SETUP}",
+            hint="banger setup dns --print",
+        )
+    data.show_text(resolved_config(port), output, key="resolved_config")
 
 
 def _write(config: Config, user_config: Path, *, remove: bool) -> None:

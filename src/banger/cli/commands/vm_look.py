@@ -54,7 +54,11 @@ VM_HEADINGS = ("NAME", "STATE", "READY", "IMAGE", "VCPUS", "MEMORY", "IP", "AGE"
 
 
 def _forwards(forwards: Sequence[Json]) -> str:
-    return ", ".join(f"127.0.0.1:{f['host_port']} -> {f['guest_port']}" for f in forwards)
+    return ", ".join(
+        f"127.0.0.1:{f['host_port'] or 'any'} -> {f['guest_port']}"
+        + ("/udp" if f.get("protocol") == "udp" else "")
+        for f in forwards
+    )
 
 
 def _services(services: Sequence[Json]) -> str:
@@ -78,6 +82,7 @@ def _vm_pairs(vm: Json) -> list[tuple[str, object]]:
         ("work disk", format_size(spec["work_bytes"])),
         ("vmm", f"{status['vmm']}, {status['accel']}" if status["vmm"] else spec["vmm"]),
         ("network", status["network"] or spec["network"]),
+        ("nat", yes_no(spec["nat"])),
         ("ip", status["ip"]),
         ("forwards", _forwards(status["forwards"] or spec["forwards"])),
         ("services", _services(status["services"])),

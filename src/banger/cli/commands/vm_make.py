@@ -36,7 +36,7 @@ _OPTIONS = (
         "forwards",
         type=params.FORWARD,
         multiple=True,
-        help="TCP port of 127.0.0.1 that leads to one of the guest; repeatable.",
+        help="Port of 127.0.0.1 that leads to one of the guest; repeatable.",
     ),
     click.option("--timeout", type=params.TIMEOUT, help="Seconds until the guest must be ready."),
 )
@@ -154,6 +154,7 @@ def print_operation(operation: schema.Operation, output: str) -> None:
     "--forward", "forwards", type=params.FORWARD, multiple=True, help="Forwards; replaces all."
 )
 @click.option("--no-forwards", is_flag=True, help="Remove all forwards.")
+@click.option("--nat/--no-nat", default=None, help="Whether the VM reaches the outside.")
 @data.format_option
 @pass_session
 def change(
@@ -166,9 +167,10 @@ def change(
     work_size: int | None,
     forwards: tuple[schema.Forward, ...],
     no_forwards: bool,
+    nat: bool | None,
     output: str,
 ) -> None:
-    """Change a VM that is stopped."""
+    """Change a VM. Forwards and NAT may change while it runs; the rest while it is stopped."""
     if forwards and no_forwards:
         raise click.UsageError("--forward and --no-forwards exclude each other")
     patch = schema.VmPatch(
@@ -177,6 +179,7 @@ def change(
         memory_mib=UNSET if memory is None else params.whole_mib(memory, "--memory"),
         work_bytes=UNSET if work_size is None else work_size,
         forwards=list(forwards) if forwards or no_forwards else UNSET,
+        nat=UNSET if nat is None else nat,
     )
     if patch == schema.VmPatch():
         raise InvalidInputError("nothing to change was given", hint="banger vm set --help")

@@ -16,12 +16,12 @@ from banger.daemon import guest_answers
 from banger.daemon.problems import problems
 from banger.daemon.service import Service
 from banger.engine import views
+from banger.engine.adjust import Changes
 from banger.engine.machine import Machine
-from banger.engine.verbs import Changes
 from banger.host import fs, proc
 from banger.model.errors import BangerError
 from banger.model.record import OperationRecord
-from banger.model.spec import Forward, NetworkMode, VmmChoice, VmSpec
+from banger.model.spec import Forward, ForwardProtocol, NetworkMode, VmmChoice, VmSpec
 
 Ref = Annotated[str, Parameter(description="name, id or unique id prefix", max_length=200)]
 HEALTH_TIMEOUT_S = 2.0
@@ -31,8 +31,12 @@ def _operation(record: OperationRecord) -> schema.Operation:
     return views.operation(record)
 
 
-def _forwards(values: list[schema.Forward]) -> tuple[Forward, ...]:
-    return tuple(Forward(value.host_port, value.guest_port) for value in values)
+def forwards_of(values: Sequence[schema.Forward]) -> tuple[Forward, ...]:
+    """Forwards as the engine has them."""
+    return tuple(
+        Forward(value.host_port, value.guest_port, ForwardProtocol(value.protocol))
+        for value in values
+    )
 
 
 def spec_of(service: Service, data: schema.VmCreate) -> VmSpec:
@@ -47,7 +51,7 @@ def spec_of(service: Service, data: schema.VmCreate) -> VmSpec:
         vmm=VmmChoice(data.vmm),
         network=NetworkMode(data.network),
         nat=data.nat,
-        forwards=_forwards(data.forwards),
+        forwards=forwards_of(data.forwards),
     )
 
 
@@ -98,14 +102,14 @@ class VmController(Controller):
 
     @patch(
         "/{ref:str}",
-        summary="Change a stopped VM",
+        summary="Change a VM",
         operation_id="vmSet",
         responses=problems(400, 404, 409, 503),
     )
     async def change(
         self, service: NamedDependency[Service], ref: Ref, data: JSONBody[schema.VmPatch]
     ) -> schema.Vm:
-        """Change name, vcpus, memory, work disk or forwards of a VM at rest."""
+        """Change forwards or nat of a VM, or also name, vcpus, memory or work disk of one at rest."""
         machine = service.engine.resolve(ref)
         await service.engine.change(machine, _changes(data))
         return service.vm_view(machine)
@@ -249,7 +253,10 @@ class VmController(Controller):
     async def ports(self, service: NamedDependency[Service], ref: Ref) -> list[schema.Port]:
         """Sockets that listen inside, with the host's port that leads to each."""
         machine = service.engine.resolve(ref)
-        leads = {forward.guest_port: forward.host_port for forward in machine.record.forwards}
+        leads = {
+            (forward.protocol.value, forward.guest_port): forward.host_port
+            for forward in reversed(machine.relayed)
+        }
         return [
             guest_answers.port(item, leads)
             for item in await service.guest(ref).ports(HEALTH_TIMEOUT_S)
@@ -267,5 +274,6 @@ def _changes(data: schema.VmPatch) -> Changes:
         vcpus=None if data.vcpus is UNSET else data.vcpus,
         memory_mib=None if data.memory_mib is UNSET else data.memory_mib,
         work_bytes=None if data.work_bytes is UNSET else data.work_bytes,
-        forwards=None if data.forwards is UNSET else _forwards(data.forwards),
+        forwards=None if data.forwards is UNSET else forwards_of(data.forwards),
+        nat=None if data.nat is UNSET else data.nat,
     )
