@@ -12,7 +12,7 @@ from pathlib import Path
 from common import copy_images, installation, reflink_volume, report, summary
 
 from banger.images.catalog import ImageCatalog
-from banger.model.machine import DiskFormat, VmPaths
+from banger.model.machine import StorageDriver, VmPaths
 from banger.model.spec import VmSpec
 from banger.storage.disks import DiskStorage
 
@@ -26,7 +26,7 @@ async def make(images, directory, runs):
         paths = VmPaths(directory / f"vm{number}", directory / f"vm{number}")
         paths.state.mkdir()
         began = time.monotonic()
-        how = await DiskStorage().create(boot, VmSpec(), paths, DiskFormat.QCOW2)
+        how = await DiskStorage().create(boot, VmSpec(), paths, StorageDriver.QCOW2)
         times.append((time.monotonic() - began) * 1000)
         await DiskStorage().delete(paths)
     return {"how": how, **summary(times)}

@@ -23,12 +23,14 @@ from banger.model.machine import (
     DiskFormat,
     HostKey,
     NetworkAttachment,
+    StorageChoice,
+    StorageDriver,
     Timeouts,
     VmmExit,
 )
 from banger.model.manifest import ImageManifest, Service
 from banger.model.process import ProcessIdentity
-from banger.storage import root as root_disk
+from banger.storage import drivers
 from banger.store.store import Store
 
 IMAGE = ImageManifest(
@@ -113,14 +115,35 @@ class FakeStorage:
     async def check_image(self, boot):
         self.world.may_fail("validate")
 
-    async def create(self, boot, spec, paths, root):
+    wanted_format = None
+
+    async def choose(self, boot, paths, vmm, formats):
+        return self.world.storage_choice
+
+    async def create(self, boot, spec, paths, driver):
         paths.overlay.write_bytes(b"qcow2")
         self.world.may_fail("disks")
         paths.work.write_bytes(b"ext4")
         return "qcow2, reflink"
 
     def root(self, paths):
-        return root_disk.find(paths)
+        return drivers.find_disk(paths)
+
+    async def open_root(self, boot, spec, paths):
+        self.world.devices.add(paths.state.name)
+        self.world.may_fail("device")
+        return drivers.find_disk(paths)
+
+    async def close_root(self, paths):
+        self.world.devices.discard(paths.state.name)
+
+    async def tend(self, vms):
+        return [self.world.fills[p.state.name] for p in vms if p.state.name in self.world.fills]
+
+    async def sweep(self, vms_dir, running):
+        gone = self.world.devices - set(running)
+        self.world.devices -= gone
+        return [f"device of {name} removed" for name in sorted(gone)]
 
     async def check(self, boot, spec, paths):
         if not paths.overlay.exists():
@@ -343,6 +366,8 @@ class World:
         self.clocks_ms, self.identities = [], []
         self.launched = self.booting = self.most_at_once = 0
         self.foreign_ports, self.outward = set(), {}
+        self.devices, self.fills = set(), {}
+        self.storage_choice = StorageChoice(StorageDriver.QCOW2, "told to")
         self.fail_at, self.hang_at = set(), set()
         self.hanging = asyncio.Event()
         self.boots = self.agent_answers = self.obeys = True
@@ -386,7 +411,7 @@ class World:
                 files |= {directory} if directory.count("/") > str(root).count("/") + 1 else set()
         return {
             "files": files, "vmms": set(self.vmms), "taps": set(self.taps),
-            "ports": set(self.ports), "known_hosts": set(self.known_hosts),
+            "devices": set(self.devices), "ports": set(self.ports), "known_hosts": set(self.known_hosts),
         }  # fmt: skip
 
 

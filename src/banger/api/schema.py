@@ -90,7 +90,9 @@ class ServiceStatus(Struct):
 
 
 class VmStatus(Struct):
-    """What was observed; null where there is nothing to observe. ``warning``: what its user should know of this run."""
+    """What was observed; null where there is nothing to observe. ``warning``: what its user should know of this run;
+    ``storage``: the driver of its root disk, qcow2, reflink, dm-snapshot or copy.
+    """
 
     vmm: str | None = None
     accel: str | None = None
@@ -102,6 +104,7 @@ class VmStatus(Struct):
     forwards: list[Forward] = []
     last_error: Error | None = None
     warning: str = ""
+    storage: str | None = None
 
 
 class Vm(Struct):

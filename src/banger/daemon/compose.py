@@ -52,7 +52,7 @@ def compose(config: Config) -> Service:
         store=store,
         board=Board(store),
         vmms=Backends([firecracker, vmm]),
-        storage=DiskStorage(),
+        storage=DiskStorage(config.storage),
         network=UserNetwork(runtime_dir, state_dir, uplink=config.uplink),
         relays=Relays(),
         images=ImageCatalog(

@@ -62,6 +62,7 @@ def vm(machine: Machine, image_name: str, services: Sequence[tuple[str, int]]) -
             forwards=forwards(record.forwards) if run else [],
             last_error=error(record.last_error),
             warning=run.warning if run else "",
+            storage=record.storage or None,
         ),
     )
 

@@ -1,0 +1,198 @@
+"""Mappings of the device mapper, by dmsetup(8). For root.
+
+A mapping's *uuid* says whose it is: names can be anybody's. What is there is read in /sys, which costs no process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from banger.host.exec import Completed, failure, find_program, run
+from banger.model.clock import Deadline
+from banger.model.errors import CommandFailedError, HostLacksError
+
+PACKAGE: Final = "dmsetup"
+SECTOR_BYTES: Final = 512
+CHUNK_SECTORS: Final = 8  # 4 KiB, a guest's page and block: nothing is copied that is not changed
+REMOVE_S: Final = 10.0
+_TOOL_S: Final = 15.0
+_LOOK_AGAIN_S: Final = 0.02
+_SYS: Final = Path("/sys/block")
+_UDEV: Final = Path("/run/udev/control")
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A mapping that is there; ``number`` is N of its device /dev/dm-N."""
+
+    name: str
+    uuid: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotStatus:
+    """What a snapshot says of its store; ``broken`` is the kernel's word (``Invalid``, ``Overflow``) if it is lost."""
+
+    used_bytes: int = 0
+    size_bytes: int = 0
+    broken: str = ""
+
+
+def linear_then_zeros(device: Path, sectors: int, total_sectors: int) -> str:
+    """The table of ``device`` with zeros behind it."""
+    rest = total_sectors - sectors
+    return f"0 {sectors} linear {device} 0\n{sectors} {rest} zero\n"
+
+
+def snapshot(origin: Path, store: Path, sectors: int) -> str:
+    """The table of a snapshot of ``origin`` that outlives the host's restart (P) and keeps what changes in ``store``."""
+    return f"0 {sectors} snapshot {origin} {store} P {CHUNK_SECTORS}\n"
+
+
+def parse_status(text: str) -> dict[str, SnapshotStatus]:
+    """The output of ``dmsetup status --target snapshot`` by name (Documentation/admin-guide/device-mapper/snapshot.rst)."""
+    found = {}
+    for line in text.splitlines():
+        name, colon, rest = line.partition(": ")
+        words = rest.split()
+        if not colon or len(words) < 4 or words[2] != "snapshot":
+            continue
+        used, slash, size = words[3].partition("/")
+        if slash and used.isdigit() and size.isdigit():
+            found[name] = SnapshotStatus(int(used) * SECTOR_BYTES, int(size) * SECTOR_BYTES)
+        else:
+            found[name] = SnapshotStatus(broken=" ".join(words[3:]))
+    return found
+
+
+def store_limit_bytes(size_bytes: int) -> int:
+    """How large the store of a snapshot of ``size_bytes`` can become: every chunk changed, a table of 16 bytes a chunk, a header."""
+    chunk = CHUNK_SECTORS * SECTOR_BYTES
+    chunks = -(-size_bytes // chunk)
+    tables = chunks // (chunk // 16) + 1
+    return (1 + tables + 1 + chunks) * chunk
+
+
+def mappings(sys: Path = _SYS) -> list[Mapping]:
+    """All that are there."""
+    found = []
+    for directory in sys.glob("dm-*"):
+        with suppress(OSError, ValueError):  # gone meanwhile
+            name, uuid = (
+                (directory / "dm" / file).read_text().strip() for file in ("name", "uuid")
+            )
+            found.append(Mapping(name, uuid, int(directory.name.removeprefix("dm-"))))
+    return sorted(found, key=lambda mapping: mapping.number)
+
+
+def find(name: str) -> Mapping | None:
+    """The mapping called ``name``."""
+    return next((mapping for mapping in mappings() if mapping.name == name), None)
+
+
+def below(mapping: Mapping) -> list[Path]:
+    """The devices that it is made of."""
+    slaves = _SYS / f"dm-{mapping.number}" / "slaves"
+    with suppress(FileNotFoundError):
+        return [Path("/dev") / name for name in sorted(path.name for path in slaves.iterdir())]
+    return []
+
+
+def size_bytes(mapping: Mapping) -> int:
+    """How large it is; 0 if it is gone."""
+    with suppress(FileNotFoundError):
+        return int((_SYS / f"dm-{mapping.number}" / "size").read_text()) * SECTOR_BYTES
+    return 0
+
+
+async def create(name: str, uuid: str, table: str, *, read_only: bool = False) -> Path:
+    """Make a mapping; its block device. CommandFailedError, and nothing is left; the inverse is `remove`."""
+    udev = [] if _UDEV.exists() else ["--noudevsync"]
+    words = ["create", name, "--uuid", uuid, *udev, *(["--readonly"] if read_only else [])]
+    await _dmsetup(words, table=table)
+    mapping = find(name)
+    if mapping is None:
+        raise HostLacksError(
+            f"device {name} was made and is gone", hint="sudo dmesg | grep device-mapper"
+        )
+    try:
+        return await _device(mapping)
+    except BaseException:
+        await remove(name, uuid)
+        raise
+
+
+async def _device(mapping: Mapping) -> Path:
+    """The node of ``mapping``: the kernel's, else where dmsetup makes it."""
+    kernels, own = Path(f"/dev/dm-{mapping.number}"), Path("/dev/mapper") / mapping.name
+    number = (_SYS / f"dm-{mapping.number}" / "dev").read_text().strip()
+    for attempt in range(2):
+        for path in (kernels, own):
+            if _is_node(path, number):
+                return path.resolve()
+        if attempt == 0:
+            await _dmsetup(["mknodes", mapping.name])
+    raise HostLacksError(
+        f"device {mapping.name} has no node in /dev",
+        detail=f"neither {kernels} nor {own} is block device {number}",
+        hint="sudo dmsetup mknodes",
+    )
+
+
+def _is_node(path: Path, number: str) -> bool:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    real = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    return stat.S_ISBLK(found.st_mode) and real == number
+
+
+async def remove(name: str, uuid: str, *, timeout_s: float = REMOVE_S) -> None:
+    """Remove a mapping. One that is gone, or another's, is success; one that is busy is tried again until ``timeout_s``."""
+    deadline = Deadline.after(timeout_s)
+    while True:
+        mapping = find(name)
+        if mapping is None or mapping.uuid != uuid:
+            return
+        udev = [] if _UDEV.exists() else ["--noudevsync"]
+        done = await _run(["remove", *udev, name], "")
+        if done.returncode == 0:
+            return
+        gone = find(name) is None
+        if gone:
+            return
+        if b"busy" not in done.stderr.lower() or deadline.passed:
+            raise failure(done, hint=f"sudo dmsetup info {name}")
+        await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+async def statuses() -> dict[str, SnapshotStatus]:
+    """Of all snapshots on this host, by name."""
+    done = await _dmsetup(["status", "--target", "snapshot"])
+    return parse_status(done.stdout.decode(errors="replace"))
+
+
+async def _dmsetup(words: Sequence[str], *, table: str = "") -> Completed:
+    done = await _run(words, table)
+    if done.returncode != 0:
+        raise failure(done, hint="sudo dmesg | grep device-mapper")
+    return done
+
+
+async def _run(words: Sequence[str], table: str) -> Completed:
+    argv = [find_program("dmsetup", package=PACKAGE), *words]
+    data = table.encode() or None
+    try:
+        return await run(argv, timeout_s=_TOOL_S, check=False, input=data)
+    except CommandFailedError as error:
+        error.hint = "sudo dmsetup info"
+        raise
