@@ -30,7 +30,7 @@ from banger.model.machine import (
 )
 from banger.model.manifest import ImageManifest, Service
 from banger.model.process import ProcessIdentity
-from banger.storage import drivers
+from banger.storage import drivers, usage
 from banger.store.store import Store
 
 IMAGE = ImageManifest(
@@ -139,6 +139,9 @@ class FakeStorage:
 
     async def tend(self, vms):
         return [self.world.fills[p.state.name] for p in vms if p.state.name in self.world.fills]
+
+    async def usage(self, state_dir, owners):
+        return usage.measure(state_dir, owners)
 
     async def sweep(self, vms_dir, running):
         gone = self.world.devices - set(running)
@@ -271,7 +274,11 @@ class FakeImages:
         return made
 
     async def sweep(self):
-        pass
+        for path, _ in self.leftovers():
+            path.rmdir()
+
+    def leftovers(self):
+        return [(path, 4096) for path in sorted(self.directory.glob("images/.build-*"))]
 
     async def delete(self, image_id):
         del self.images[image_id]

@@ -23,6 +23,8 @@ ROOT: dict[str, Entry] = {
     "image": Entry(f"{_C}.image:image", "Build and manage images."),
     "runtime": Entry(f"{_C}.runtime:runtime", "The bundle of firecracker and jailer."),
     "op": Entry(f"{_C}.op:op", "Follow and cancel operations."),
+    "df": Entry(f"{_C}.disk:df", "Say what VMs and images take of the disk."),
+    "prune": Entry(f"{_C}.disk:prune", "Remove what nothing uses."),
     "daemon": Entry(f"{_C}.daemon:daemon", "The daemon that owns the VMs."),
     "config": Entry(f"{_C}.config:config", "Look at the configuration."),
     "setup": Entry(f"{_C}.setup:setup", "Fit banger into this account."),

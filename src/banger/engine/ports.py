@@ -38,6 +38,7 @@ from banger.model.process import ProcessIdentity
 from banger.model.record import LedgerRow, OperationRecord, StageRecord, VmRecord
 from banger.model.registration import Registration
 from banger.model.spec import VmmChoice, VmSpec
+from banger.model.usage import DiskUsage, Owner
 
 
 class RunningVmm(Protocol):
@@ -193,6 +194,10 @@ class Storage(Protocol):
 
     async def tend(self, vms: Iterable[VmPaths]) -> list[StoreFill]:
         """Make room in the stores of VMs that run before they are full; how full those are that have one."""
+        ...
+
+    async def usage(self, state_dir: Path, owners: Mapping[Path, Owner]) -> DiskUsage:
+        """What takes how much of ``state_dir``, by the directories of ``owners``; bounded in time."""
         ...
 
     async def sweep(self, vms_dir: Path, running: Iterable[str]) -> list[str]:
@@ -363,6 +368,10 @@ class Images(Protocol):
 
     async def sweep(self) -> None:
         """Remove what interrupted builds and deletions left; idempotent."""
+        ...
+
+    def leftovers(self) -> Sequence[tuple[Path, int]]:
+        """What `sweep` would remove, with the bytes that it takes; nothing while a build runs."""
         ...
 
     async def delete(self, image_id: str) -> None: ...

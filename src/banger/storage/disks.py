@@ -26,7 +26,8 @@ from banger.model.machine import (
 )
 from banger.model.spec import VmSpec
 from banger.model.units import MIB, format_size
-from banger.storage import choose, drivers
+from banger.model.usage import DiskUsage
+from banger.storage import choose, drivers, usage
 from banger.storage.boot_check import check_boot_files
 from banger.storage.drivers import Driver
 from banger.storage.faults import clear_errors, no_space
@@ -47,6 +48,7 @@ class DiskStorage:
     def __init__(self, wanted: str = choose.AUTO) -> None:
         self._wanted = wanted
         self._snapshots = DmSnapshot()
+        self._scanning = asyncio.Lock()
         self._drivers: Mapping[StorageDriver, Driver] = {
             StorageDriver.QCOW2: Qcow2(),
             StorageDriver.REFLINK: Raw(shared=True),
@@ -113,6 +115,11 @@ class DiskStorage:
         """Look after the stores of ``vms`` that run: grow what fills up; how each is now."""
         stores = [paths for paths in vms if drivers.find(paths) is StorageDriver.DM_SNAPSHOT]
         return await self._snapshots.tend(stores) if stores else []
+
+    async def usage(self, state_dir: Path, owners: usage.Owners) -> DiskUsage:
+        """What takes how much of ``state_dir``; one scan at a time."""
+        async with self._scanning:
+            return await in_thread(usage.measure, state_dir, owners)
 
     async def sweep(self, vms_dir: Path, running: Iterable[str]) -> list[str]:
         """Remove devices of VMs of ``vms_dir`` that do not run; sentences about it."""

@@ -3,7 +3,7 @@
 from banger.host import fs
 from banger.model.errors import HostLacksError, InvalidInputError, RefusedError
 from banger.model.machine import RootDisk, StorageChoice, StorageDriver
-from banger.storage import drivers
+from banger.storage import drivers, usage
 
 
 class FakeStorage:
@@ -86,6 +86,9 @@ class FakeStorage:
 
     async def tend(self, vms):
         return []
+
+    async def usage(self, state_dir, owners):
+        return usage.measure(state_dir, owners)
 
     async def sweep(self, vms_dir, running):
         gone = self.opened - set(running)
