@@ -31,6 +31,10 @@ def _loops():
     return {f"loop device over {path.read_text().strip()}" for path in Path("/sys/block").glob("loop*/loop/backing_file")}  # fmt: skip
 
 
+def _mappings():
+    return {f"device mapping {path.read_text().strip()}" for path in Path("/sys/block").glob("dm-*/dm/name")}  # fmt: skip
+
+
 def _tables():
     nft = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if nft is None or os.geteuid() != 0:
@@ -40,7 +44,7 @@ def _tables():
 
 
 def inventory():
-    """Processes, network interfaces and addresses, nft tables, mounts, loop devices and temporary directories, each as a sentence."""
+    """Processes, network interfaces and addresses, nft tables, mounts, loop devices, mappings and temporary directories, each as a sentence."""
     mounts = {f"mount {line.split()[1]}" for line in Path("/proc/mounts").read_text().splitlines()}
     interfaces = {f"interface {name}" for name in os.listdir("/sys/class/net")}
     temporary = {
@@ -48,4 +52,4 @@ def inventory():
         for path in Path("/tmp").iterdir()
         if path.name.startswith(PREFIXES) and path.lstat().st_uid == os.geteuid()
     }
-    return _processes() | mounts | interfaces | _loops() | _tables() | temporary
+    return _processes() | mounts | interfaces | _loops() | _mappings() | _tables() | temporary

@@ -114,9 +114,10 @@ def measure(state_dir: Path, owners: Owners, *, deadline_s: float = DEADLINE_S) 
 
 
 def _files(state_dir: Path, owners: Owners) -> Iterator[tuple[Owner, str, os.stat_result]]:
-    """Every file below ``state_dir`` with its owner; links are not followed, and what vanishes meanwhile is left out."""
-    for directory, names, files in os.walk(state_dir):
-        names.sort()
+    """Every file below ``state_dir`` with its owner; links are not followed but those of images and VMs as a whole, and what vanishes meanwhile is left out."""
+    elsewhere = [path for path in (state_dir / "images", state_dir / "vms") if path.is_symlink()]
+    walks = (walk for top in (state_dir, *elsewhere) for walk in os.walk(top))
+    for directory, _, files in walks:
         owner = _owner(state_dir, Path(directory), owners)
         for name in files:
             path = os.path.join(directory, name)  # noqa: PTH118  a Path for each file costs more than its stat

@@ -107,6 +107,13 @@ def test_links_are_not_followed_and_what_cannot_be_read_is_counted_all_the_same(
     assert by_name(measure(state, owners(state)))["two"].allocated_bytes == 0
 
 
+def test_images_that_are_kept_elsewhere_are_counted(state, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "images"
+    (state / "images").rename(elsewhere)
+    (state / "images").symlink_to(elsewhere)
+    assert by_name(measure(state, owners(state)))["debian"].allocated_bytes >= 3 * MIB
+
+
 def test_a_state_directory_that_is_empty_has_no_owner(tmp_path):
     usage = measure(tmp_path, {})
     assert (usage.items, usage.used_bytes, usage.exact) == ((), 0, True)
