@@ -243,7 +243,9 @@ async def test_a_daemon_that_is_killed_at_any_moment_leaves_nothing_for_good(sto
 async def test_a_busy_mapping_is_tried_again_until_it_is_let_go(storage, boot, vm):
     paths = await vm()
     disk = await storage.open_root(boot, SPEC, paths)
-    with subprocess.Popen(["sleep", "0.6"], stdin=open(disk.path, "rb")):
+    with open(disk.path, "rb") as held:
+        sleeping = subprocess.Popen(["sleep", "0.6"], stdin=held)
+    with sleeping:
         await storage.close_root(paths)
     assert names() == set()
 
@@ -312,8 +314,6 @@ async def test_where_it_cannot_grow_that_is_told_while_there_is_room_and_ends_wi
 ):
     monkeypatch.setattr(snapshot, "AHEAD_BYTES", 16 * MIB)
     monkeypatch.setattr("banger.storage.disks.RESERVE_BYTES", 0)
-    boot.work_seed.unlink()
-    toy_image(boot.work_seed.parent, seed_bytes=64 * MIB)
     paths = await vm(place=small_disk)
     disk = await storage.open_root(boot, SPEC, paths)
     filler = small_disk / "filler"
@@ -347,7 +347,7 @@ async def test_a_store_that_was_full_is_a_lost_disk_and_told_so(storage, boot, v
     assert "lost" in fill.trouble
     await storage.close_root(paths)
     assert names() == set()
-    with pytest.raises(HostLacksError, match="root disk of VM a+ is lost") as raised:
+    with pytest.raises(HostLacksError, match=r"root disk of VM a+ is lost") as raised:
         await storage.check(boot, SPEC, paths)
     assert "banger vm delete" in raised.value.hint
 
