@@ -27,7 +27,7 @@ ROOT: dict[str, Entry] = {
     "prune": Entry(f"{_C}.disk:prune", "Remove what nothing uses."),
     "daemon": Entry(f"{_C}.daemon:daemon", "The daemon that owns the VMs."),
     "config": Entry(f"{_C}.config:config", "Look at the configuration."),
-    "setup": Entry(f"{_C}.setup:setup", "Fit banger into this account."),
+    "setup": Entry(f"{_C}.setup:setup", "Fit banger into this account or host."),
     "doctor": Entry("banger.doctor.command:doctor", "Say what this host lacks."),
     "completion": Entry(f"{_C}.completion:completion", "Print the completion script of a shell."),
     "ls": Entry(f"{_C}.vm_look:list_vms", "Alias of: banger vm list.", alias=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,14 @@ from banger.model.errors import HostLacksError, RefusedError
 from banger.model.machine import DiskFormat, StorageChoice, StorageDriver
 
 AUTO: Final = "auto"
-SET_UP: Final = "sudo banger setup storage"
 _LET_BANGER_CHOOSE: Final = "take storage out of the file that this names: banger config path"
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What this host can: ``reflink`` from the image to ``directory``, and ``device_mapper``."""
+    """What this host can: ``reflink`` from the images to the VMs of ``state_dir``, and ``device_mapper``."""
 
-    directory: Path
+    state_dir: Path
     reflink: Answer
     device_mapper: Answer
 
@@ -44,7 +44,7 @@ def choose(wanted: str, vmm: str, formats: Sequence[DiskFormat], facts: Facts) -
             hint="create it with --vmm qemu",
         )
     if driver is StorageDriver.REFLINK and not facts.reflink:
-        raise _cannot(driver, facts, facts.reflink, SET_UP)
+        raise _cannot(driver, facts, facts.reflink, _set_up(facts.state_dir))
     if driver is StorageDriver.DM_SNAPSHOT and not facts.device_mapper:
         raise _cannot(driver, facts, facts.device_mapper, facts.device_mapper.hint)
     return StorageChoice(driver, "configured")
@@ -62,9 +62,13 @@ def _best(vmm: str, formats: Sequence[DiskFormat], facts: Facts) -> StorageChoic
     return StorageChoice(StorageDriver.COPY, why)
 
 
+def _set_up(state_dir: Path) -> str:
+    return f"sudo banger setup storage --state-dir {shlex.quote(str(state_dir))}"
+
+
 def _cannot(driver: StorageDriver, facts: Facts, answer: Answer, hint: str) -> HostLacksError:
     return HostLacksError(
-        f"storage driver {driver} cannot work in {facts.directory}",
+        f"storage driver {driver} cannot work in {facts.state_dir}",
         detail=answer.why,
         hint=hint or _LET_BANGER_CHOOSE,
     )

@@ -211,7 +211,7 @@ def _facts(boot: BootStack, paths: VmPaths) -> choose.Facts:
         shares = probe.Answer(
             ok=False, why=f"{boot.rootfs} is on another file system than {directory}"
         )
-    return choose.Facts(directory, shares, probe.device_mapper())
+    return choose.Facts(paths.state.parents[1], shares, probe.device_mapper())
 
 
 def _work_bytes(boot: BootStack, paths: VmPaths) -> int:

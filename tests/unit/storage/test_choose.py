@@ -58,7 +58,7 @@ def test_reflink_where_blocks_cannot_be_shared_names_the_command_that_mends_it()
     with pytest.raises(HostLacksError, match="reflink cannot work in /state") as raised:
         choose("reflink", *QEMU, facts(dm=YES))
     assert raised.value.detail == NO_SHARING.why
-    assert raised.value.hint == "sudo banger setup storage"
+    assert raised.value.hint == "sudo banger setup storage --state-dir /state"
 
 
 def test_dm_snapshot_without_the_device_mapper_is_refused_with_its_reason():

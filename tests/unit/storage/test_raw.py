@@ -48,4 +48,4 @@ async def test_the_configured_driver_is_what_is_chosen(boot, tmp_path):
     if not probe.reflink(tmp_path):
         with pytest.raises(HostLacksError) as raised:
             await DiskStorage("reflink").choose(boot, paths, "qemu", formats)
-        assert raised.value.hint == "sudo banger setup storage"
+        assert raised.value.hint == f"sudo banger setup storage --state-dir {tmp_path}"
