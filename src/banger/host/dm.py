@@ -1,6 +1,7 @@
 """Mappings of the device mapper, by dmsetup(8). For root.
 
-A mapping's *uuid* says whose it is: names can be anybody's. What is there is read in /sys, which costs no process.
+A mapping's *uuid* says whose it is: names can be anybody's. Who asks what is there asks dmsetup: one whose maker was killed before it had a table
+is in no directory of /sys, and has its name all the same.
 """
 
 from __future__ import annotations
@@ -81,21 +82,44 @@ def store_limit_bytes(size_bytes: int) -> int:
     return (1 + tables + 1 + chunks) * chunk
 
 
-def mappings(sys: Path = _SYS) -> list[Mapping]:
-    """All that are there."""
+def parse_mappings(text: str) -> list[Mapping]:
+    """The output of `mappings`' dmsetup: number, uuid and name, one mapping a line."""
     found = []
-    for directory in sys.glob("dm-*"):
-        with suppress(OSError, ValueError):  # gone meanwhile
-            name, uuid = (
-                (directory / "dm" / file).read_text().strip() for file in ("name", "uuid")
-            )
-            found.append(Mapping(name, uuid, int(directory.name.removeprefix("dm-"))))
+    for line in text.splitlines():
+        number, _, rest = line.partition("|")
+        uuid, bar, name = rest.partition("|")
+        if bar and number.isdigit():
+            found.append(Mapping(name, uuid, int(number)))
     return sorted(found, key=lambda mapping: mapping.number)
 
 
-def find(name: str) -> Mapping | None:
+def is_there() -> bool:
+    """Whether this kernel has a device mapper at all, and we may use it."""
+    try:
+        os.close(os.open("/dev/mapper/control", os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+async def mappings() -> list[Mapping]:
+    """All that are there."""
+    words = [
+        "info",
+        "--columns",
+        "--noheadings",
+        "--separator",
+        "|",
+        "--options",
+        "minor,uuid,name",
+    ]
+    done = await _dmsetup(words)
+    return parse_mappings(done.stdout.decode(errors="replace"))
+
+
+async def find(name: str) -> Mapping | None:
     """The mapping called ``name``."""
-    return next((mapping for mapping in mappings() if mapping.name == name), None)
+    return next((mapping for mapping in await mappings() if mapping.name == name), None)
 
 
 def below(mapping: Mapping) -> list[Path]:
@@ -114,20 +138,25 @@ def size_bytes(mapping: Mapping) -> int:
 
 
 async def create(name: str, uuid: str, table: str, *, read_only: bool = False) -> Path:
-    """Make a mapping; its block device. CommandFailedError, and nothing is left; the inverse is `remove`."""
+    """Make a mapping; its block device. CommandFailedError if that fails; the inverse is `remove`, whatever came of it."""
     udev = [] if _UDEV.exists() else ["--noudevsync"]
     words = ["create", name, "--uuid", uuid, *udev, *(["--readonly"] if read_only else [])]
     await _dmsetup(words, table=table)
-    mapping = find(name)
-    if mapping is None:
+    number = _number_in_sys(name)
+    if number is None:
         raise HostLacksError(
             f"device {name} was made and is gone", hint="sudo dmesg | grep device-mapper"
         )
-    try:
-        return await _device(mapping)
-    except BaseException:
-        await remove(name, uuid)
-        raise
+    return await _device(Mapping(name, uuid, number))
+
+
+def _number_in_sys(name: str) -> int | None:
+    """N of the device /dev/dm-N of a mapping that has a table: that costs no process."""
+    for file in _SYS.glob("dm-*/dm/name"):
+        with suppress(OSError):  # gone meanwhile
+            if file.read_text().strip() == name:
+                return int(file.parts[-3].removeprefix("dm-"))
+    return None
 
 
 async def _device(mapping: Mapping) -> Path:
@@ -156,22 +185,19 @@ def _is_node(path: Path, number: str) -> bool:
     return stat.S_ISBLK(found.st_mode) and real == number
 
 
-async def remove(name: str, uuid: str, *, timeout_s: float = REMOVE_S) -> None:
-    """Remove a mapping. One that is gone, or another's, is success; one that is busy is tried again until ``timeout_s``."""
+async def remove(uuid: str, *, timeout_s: float = REMOVE_S) -> None:
+    """Remove the mapping of this uuid. One that is gone is success; one that is busy is tried again until ``timeout_s``."""
     deadline = Deadline.after(timeout_s)
+    udev = [] if _UDEV.exists() else ["--noudevsync"]
     while True:
-        mapping = find(name)
-        if mapping is None or mapping.uuid != uuid:
-            return
-        udev = [] if _UDEV.exists() else ["--noudevsync"]
-        done = await _run(["remove", *udev, name], "")
+        done = await _run(["remove", *udev, "--uuid", uuid], "")
         if done.returncode == 0:
             return
-        gone = find(name) is None
-        if gone:
+        there = next((mapping for mapping in await mappings() if mapping.uuid == uuid), None)
+        if there is None:
             return
         if b"busy" not in done.stderr.lower() or deadline.passed:
-            raise failure(done, hint=f"sudo dmsetup info {name}")
+            raise failure(done, hint=f"sudo dmsetup info {there.name}")
         await asyncio.sleep(_LOOK_AGAIN_S)
 
 

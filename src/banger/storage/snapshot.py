@@ -94,8 +94,11 @@ class DmSnapshot:
     async def open(self, boot: BootStack, size_bytes: int, paths: VmPaths) -> RootDisk:
         """Both loop devices and the mapping; what an earlier daemon left of it is removed first."""
         names = _Names(paths)
-        await self.close(paths)
-        other = dm.find(names.disk) or dm.find(names.base)
+        there = await dm.mappings()
+        if {names.disk_uuid, names.base_uuid} & {one.uuid for one in there}:
+            await self.close(paths)
+            there = await dm.mappings()
+        other = next((one for one in there if one.name in {names.disk, names.base}), None)
         if other is not None:
             raise RefusedError(
                 f"device {other.name} is in the way: it is not banger's, or another installation's",
@@ -113,9 +116,9 @@ class DmSnapshot:
                 sectors = size_bytes // dm.SECTOR_BYTES
                 if size_bytes > image_bytes:
                     table = dm.linear_then_zeros(origin, image_bytes // dm.SECTOR_BYTES, sectors)
-                    undo.push("remove the base", lambda: dm.remove(names.base, names.base_uuid))
+                    undo.push("remove the base", lambda: dm.remove(names.base_uuid))
                     origin = await dm.create(names.base, names.base_uuid, table, read_only=True)
-                undo.push("remove the snapshot", lambda: dm.remove(names.disk, names.disk_uuid))
+                undo.push("remove the snapshot", lambda: dm.remove(names.disk_uuid))
                 table = dm.snapshot(origin, store, sectors)
                 device = await dm.create(names.disk, names.disk_uuid, table)
             undo.release()
@@ -124,13 +127,14 @@ class DmSnapshot:
     async def close(self, paths: VmPaths) -> None:
         """Remove the mappings, with which the loop devices go; give back room that was not used."""
         names = _Names(paths)
-        there = dm.find(names.disk)
-        if there is not None and there.uuid == names.disk_uuid:
+        there = {mapping.uuid for mapping in await dm.mappings()} if dm.is_there() else set()
+        if names.disk_uuid in there:
             status = (await dm.statuses()).get(names.disk)
-            await dm.remove(names.disk, names.disk_uuid)
+            await dm.remove(names.disk_uuid)
             if status is not None and not status.broken:
                 await asyncio.to_thread(_give_back, paths.overlay_cow, status.used_bytes)
-        await dm.remove(names.base, names.base_uuid)
+        if names.base_uuid in there:
+            await dm.remove(names.base_uuid)
 
     def needed_bytes(self, boot: BootStack) -> int:
         """What the first run sets aside."""
@@ -154,8 +158,14 @@ class DmSnapshot:
     async def sweep(self, vms_dir: Path, running: frozenset[str]) -> list[str]:
         """Remove mappings of this installation whose VM does not run; sentences about it. Snapshots go before what they are made of."""
         ours = installation(vms_dir)
-        said = []
-        for mapping in sorted(dm.mappings(), key=lambda one: one.name.endswith(_BASE)):
+        said: list[str] = []
+        if not dm.is_there():
+            return said
+        try:
+            there = await dm.mappings()
+        except BangerError as error:
+            return [f"the device mapper does not say what is there: {error}"]
+        for mapping in sorted(there, key=lambda one: one.name.endswith(_BASE)):
             vm_id = mapping.uuid.removeprefix(ours).removesuffix(_BASE)
             if not mapping.uuid.startswith(ours) or not is_id(vm_id) or vm_id in running:
                 continue
@@ -163,7 +173,7 @@ class DmSnapshot:
                 said.append(f"device {mapping.name} has banger's uuid and another name: left alone")
                 continue
             try:
-                await dm.remove(mapping.name, mapping.uuid)
+                await dm.remove(mapping.uuid)
                 said.append(f"device {mapping.name}, whose VM does not run, was removed")
             except CommandFailedError as error:
                 said.append(f"device {mapping.name} could not be removed: {error.detail}")
@@ -205,7 +215,9 @@ async def _tend_one(paths: VmPaths, status: dm.SnapshotStatus) -> StoreFill:
     trouble = ""
     try:
         if size_bytes - used_bytes < AHEAD_BYTES:
-            size_bytes = await asyncio.to_thread(_make_room, paths, size_bytes)
+            mapping = await dm.find(_Names(paths).disk)
+            if mapping is not None:
+                size_bytes = await asyncio.to_thread(_make_room, paths, mapping, size_bytes)
     except OSError as error:
         if size_bytes - used_bytes < AHEAD_BYTES // 2:
             full = "the host's disk is full" if error.errno in fs.FULL else error.strerror
@@ -215,11 +227,8 @@ async def _tend_one(paths: VmPaths, status: dm.SnapshotStatus) -> StoreFill:
     return StoreFill(vm_id, used_bytes, size_bytes, trouble)
 
 
-def _make_room(paths: VmPaths, size_bytes: int) -> int:
+def _make_room(paths: VmPaths, mapping: dm.Mapping, size_bytes: int) -> int:
     """Make the store `AHEAD_BYTES` larger, up to what its disk can ever need; its size then. OSError if it cannot be."""
-    mapping = dm.find(_Names(paths).disk)
-    if mapping is None:
-        return size_bytes
     store = paths.overlay_cow
     descriptor = os.open(store, os.O_RDONLY | os.O_CLOEXEC)
     try:
