@@ -44,6 +44,8 @@ ssh-keygen|openssh-client|openssh-clients|openssh
 dev_programs='
 git|git|git|git
 mkfs.xfs|xfsprogs|xfsprogs|xfsprogs
+dmsetup|dmsetup|device-mapper|device-mapper
+modprobe|kmod|kmod|kmod
 rsync|rsync|rsync|rsync
 curl|curl|curl|curl
 pasta|passt|passt|passt

@@ -86,11 +86,26 @@ class FakeDaemon:
             schema.Port("udp", "::", 5353, ""),
         ]
         self.console = b"".join(b"line %d\n" % n for n in range(200))
+        self.usage = schema.DiskUsage(
+            "/state",
+            [
+                schema.DiskUse(
+                    "vm", "a" * 12, "web", 24 << 30, 9 << 20, 5 << 20, 4 << 20, "reflink"
+                ),
+                schema.DiskUse("image", "d" * 12, "debian", 8 << 30, 300 << 20, 5 << 20, 295 << 20),
+                schema.DiskUse("other", "", "banger.db", 4096, 4096, None, None),
+            ],
+            304 << 20,
+            exact=False,
+            file_systems=[schema.FileSystem("/state", 100 << 30, 40 << 30)],
+        )
+        self.leftovers = []
         self.fail_at = {}  # stage -> BangerError
         self.hold = set()
         self.held = threading.Event()
         self._release = threading.Event()
         self.requests = []
+        self.wishes = []
         self.cut_events_after = None  # the event stream is cut after so many events
         self.tcp = {}  # guest port -> function(ServerConnection)
         self.raw = {}  # (method, path) -> (status, body) that overrides everything
@@ -373,6 +388,26 @@ class FakeDaemon:
             archive.extractall(path, **FILTER)
         return 204, b""
 
+    def prune(self, body, **_):
+        wish = msgspec.json.decode(body, type=schema.Prune)
+        self.wishes.append(wish)
+        wanted = {
+            "build",
+            "vm",
+            *(["image"] if wish.images else []),
+            *(["database"] if wish.databases else []),
+        }
+        found = [item for item in self.leftovers if item.kind in wanted]
+        if wish.dry_run:
+            return 200, found
+        done = []
+        for item in found:
+            failed = self.fail_at.get(item.name)
+            error = failed and schema.Error(failed.code, failed.what, failed.detail, failed.hint)
+            done.append(msgspec.structs.replace(item, removed=not failed, error=error))
+        self.leftovers = [item for item in self.leftovers if item not in found]
+        return 200, done
+
     TABLE = {  # noqa: RUF012  a table
         routes.INFO: info,
         routes.VMS_LIST: lambda self, **_: (200, self.vms),
@@ -405,6 +440,8 @@ class FakeDaemon:
             self.find(self.operations, values["id"], "operation"),
         ),
         routes.OPERATION_CANCEL: cancel,
+        routes.DISK_USAGE: lambda self, **_: (200, self.usage),
+        routes.PRUNE: prune,
         routes.METRICS: lambda self, **_: (200, b"banger_vms 0\n"),
     }
     for _verb in ("start", "stop", "restart", "pause", "resume"):

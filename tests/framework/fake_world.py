@@ -29,13 +29,15 @@ from banger.model.machine import (
     DiskFormat,
     HostKey,
     NetworkAttachment,
+    StorageChoice,
+    StorageDriver,
     Timeouts,
     VmmExit,
 )
 from banger.model.manifest import ImageManifest, Service
 from banger.model.process import ProcessIdentity
 from banger.model.spec import ForwardProtocol
-from banger.storage import root as root_disk
+from banger.storage import drivers, usage
 from banger.store.store import Store
 
 IMAGE = ImageManifest(
@@ -120,14 +122,38 @@ class FakeStorage:
     async def check_image(self, boot):
         self.world.may_fail("validate")
 
-    async def create(self, boot, spec, paths, root):
+    wanted_format = None
+
+    async def choose(self, boot, paths, vmm, formats):
+        return self.world.storage_choice
+
+    async def create(self, boot, spec, paths, driver):
         paths.overlay.write_bytes(b"qcow2")
         self.world.may_fail("disks")
         paths.work.write_bytes(b"ext4")
         return "qcow2, reflink"
 
     def root(self, paths):
-        return root_disk.find(paths)
+        return drivers.find_disk(paths)
+
+    async def open_root(self, boot, spec, paths):
+        self.world.devices.add(paths.state.name)
+        self.world.may_fail("device")
+        return drivers.find_disk(paths)
+
+    async def close_root(self, paths):
+        self.world.devices.discard(paths.state.name)
+
+    async def tend(self, vms):
+        return [self.world.fills[p.state.name] for p in vms if p.state.name in self.world.fills]
+
+    async def usage(self, state_dir, owners):
+        return usage.measure(state_dir, owners)
+
+    async def sweep(self, vms_dir, running):
+        gone = self.world.devices - set(running)
+        self.world.devices -= gone
+        return [f"device of {name} removed" for name in sorted(gone)]
 
     async def check(self, boot, spec, paths):
         if not paths.overlay.exists():
@@ -270,7 +296,11 @@ class FakeImages:
         return made
 
     async def sweep(self):
-        pass
+        for path, _ in self.leftovers():
+            path.rmdir()
+
+    def leftovers(self):
+        return [(path, 4096) for path in sorted(self.directory.glob("images/.build-*"))]
 
     async def delete(self, image_id):
         del self.images[image_id]
@@ -366,6 +396,8 @@ class World:
         self.launched = self.booting = self.most_at_once = 0
         self.foreign_ports, self.outward = set(), {}
         self.mode, self.carries_no_udp = "user", False
+        self.devices, self.fills = set(), {}
+        self.storage_choice = StorageChoice(StorageDriver.QCOW2, "told to")
         self.fail_at, self.hang_at = set(), set()
         self.hanging = asyncio.Event()
         self.boots = self.agent_answers = self.obeys = True
@@ -409,7 +441,7 @@ class World:
                 files |= {directory} if directory.count("/") > str(root).count("/") + 1 else set()
         return {
             "files": files, "vmms": set(self.vmms), "taps": set(self.taps),
-            "ports": {str(port) for port in self.ports}, "known_hosts": set(self.known_hosts),
+            "devices": set(self.devices), "ports": set(self.ports), "known_hosts": set(self.known_hosts),
         }  # fmt: skip
 
 

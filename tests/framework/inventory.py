@@ -31,6 +31,15 @@ def _loops():
     return {f"loop device over {path.read_text().strip()}" for path in Path("/sys/block").glob("loop*/loop/backing_file")}  # fmt: skip
 
 
+def _mappings():
+    """By dmsetup: one that never got a table is in no directory of /sys."""
+    dmsetup = shutil.which("dmsetup", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if dmsetup is None or os.geteuid() != 0:
+        return set()
+    done = subprocess.run([dmsetup, "ls"], capture_output=True, text=True, check=False)
+    return {f"device mapping {line.split()[0]}" for line in done.stdout.splitlines() if "\t" in line}  # fmt: skip
+
+
 def _tables():
     nft = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if nft is None or os.geteuid() != 0:
@@ -40,7 +49,7 @@ def _tables():
 
 
 def inventory():
-    """Processes, network interfaces and addresses, nft tables, mounts, loop devices and temporary directories, each as a sentence."""
+    """Processes, network interfaces and addresses, nft tables, mounts, loop devices, mappings and temporary directories, each as a sentence."""
     mounts = {f"mount {line.split()[1]}" for line in Path("/proc/mounts").read_text().splitlines()}
     interfaces = {f"interface {name}" for name in os.listdir("/sys/class/net")}
     temporary = {
@@ -48,4 +57,4 @@ def inventory():
         for path in Path("/tmp").iterdir()
         if path.name.startswith(PREFIXES) and path.lstat().st_uid == os.geteuid()
     }
-    return _processes() | mounts | interfaces | _loops() | _tables() | temporary
+    return _processes() | mounts | interfaces | _loops() | _mappings() | _tables() | temporary

@@ -9,7 +9,7 @@ import pytest
 
 from banger.host import fs, probe
 from banger.model.errors import HostLacksError
-from banger.model.machine import DiskFormat
+from banger.model.machine import StorageDriver
 from banger.model.units import GIB, MIB
 from banger.storage import disks
 from banger.storage.disks import DiskStorage
@@ -65,7 +65,7 @@ def boot(tmp_path):
 async def test_a_disk_that_is_too_full_is_refused_with_numbers(boot, mount):
     paths = vm_paths(mount("tmpfs", "size=20m"))
     with pytest.raises(HostLacksError, match="no space") as raised:
-        await DiskStorage().create(boot, toy_spec(), paths, DiskFormat.QCOW2)
+        await DiskStorage().create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     assert "20M are free" in raised.value.detail
     assert raised.value.hint.startswith("banger vm list")
     assert os.listdir(paths.state) == []
@@ -75,7 +75,7 @@ async def test_a_disk_that_fills_up_meanwhile_leaves_nothing(boot, mount, monkey
     monkeypatch.setattr(disks, "RESERVE_BYTES", -(1 << 40))
     paths = vm_paths(mount("tmpfs", "size=2m"))
     with pytest.raises(HostLacksError, match="no space"):
-        await DiskStorage().create(boot, toy_spec(work_bytes=128 * MIB), paths, DiskFormat.QCOW2)
+        await DiskStorage().create(boot, toy_spec(work_bytes=128 * MIB), paths, StorageDriver.QCOW2)
     assert os.listdir(paths.state) == []
 
 
@@ -88,7 +88,7 @@ async def test_no_room_for_the_overlay_is_told_as_plainly(boot, mount, monkeypat
     monkeypatch.setattr(disks, "_make_work", no_work)
     paths = vm_paths(mount("tmpfs", "size=48k"))
     with pytest.raises(HostLacksError, match="no space"):
-        await DiskStorage().create(boot, toy_spec(), paths, DiskFormat.QCOW2)
+        await DiskStorage().create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     assert os.listdir(paths.state) == []
 
 
@@ -97,7 +97,7 @@ async def test_a_read_only_disk_is_named(boot, mount):
     paths = vm_paths(where)
     subprocess.run(["mount", "-o", "remount,ro", where], check=True)
     with pytest.raises(HostLacksError, match="cannot work on the disks") as raised:
-        await DiskStorage().create(boot, toy_spec(), paths, DiskFormat.QCOW2)
+        await DiskStorage().create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     assert "Read-only file system" in raised.value.detail
     assert os.listdir(paths.state) == []
     await DiskStorage().delete(paths)
@@ -106,7 +106,7 @@ async def test_a_read_only_disk_is_named(boot, mount):
 async def test_a_disk_that_cannot_be_removed_is_an_error(boot, mount):
     where = mount("tmpfs", "size=200m")
     paths = vm_paths(where)
-    await DiskStorage().create(boot, toy_spec(), paths, DiskFormat.QCOW2)
+    await DiskStorage().create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     subprocess.run(["mount", "-o", "remount,ro", where], check=True)
     with pytest.raises(HostLacksError, match="cannot work on the disks"):
         await DiskStorage().delete(paths)
@@ -116,7 +116,7 @@ async def test_growing_on_a_full_disk_keeps_the_old_size(boot, mount):
     where = mount("tmpfs", "size=90m")
     paths = vm_paths(where)
     storage = DiskStorage()
-    await storage.create(boot, toy_spec(), paths, DiskFormat.QCOW2)
+    await storage.create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     (where / "filler").write_bytes(bytes(fs.free_bytes(where)))
     with pytest.raises(HostLacksError, match="no space"):
         await storage.grow_work(paths, 8 * GIB)
@@ -129,7 +129,9 @@ async def test_where_blocks_can_be_shared_a_clone_takes_none(xfs, boot):
     here.work_seed.write_bytes(boot.work_seed.read_bytes())
     paths = vm_paths(xfs)
     before = fs.free_bytes(xfs)
-    assert await DiskStorage().create(here, toy_spec(), paths, DiskFormat.QCOW2) == "qcow2, reflink"
+    assert (
+        await DiskStorage().create(here, toy_spec(), paths, StorageDriver.QCOW2) == "qcow2, reflink"
+    )
     assert before - fs.free_bytes(xfs) < 2 * MIB
     assert paths.work.read_bytes() == here.work_seed.read_bytes()
 
@@ -141,7 +143,7 @@ async def test_large_disks_are_made_in_milliseconds(xfs):
         paths = vm_paths(xfs, f"{number:012x}")
         began = time.monotonic()
         await DiskStorage().create(
-            here, toy_spec(disk_bytes=64 * GIB, work_bytes=16 * GIB), paths, DiskFormat.QCOW2
+            here, toy_spec(disk_bytes=64 * GIB, work_bytes=16 * GIB), paths, StorageDriver.QCOW2
         )
         took_ms.append((time.monotonic() - began) * 1000)
     print(f"create: {statistics.median(took_ms):.1f} ms")

@@ -63,6 +63,8 @@ OPERATIONS_LIST = Route("GET", f"{PREFIX}/operations")
 OPERATION_SHOW = Route("GET", f"{PREFIX}/operations/{{id}}")
 OPERATION_EVENTS = Route("GET", f"{PREFIX}/operations/{{id}}/events")
 OPERATION_CANCEL = Route("DELETE", f"{PREFIX}/operations/{{id}}")
+DISK_USAGE = Route("GET", f"{PREFIX}/disk-usage")
+PRUNE = Route("POST", f"{PREFIX}/prune")
 METRICS = Route("GET", "/metrics")
 
 ALL: Final = tuple(value for value in dict(globals()).values() if isinstance(value, Route))

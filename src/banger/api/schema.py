@@ -21,6 +21,7 @@ from banger.model.spec import (
     MIN_MEMORY_MIB,
 )
 from banger.model.units import MIB
+from banger.model.usage import DiskKind, LeftoverKind
 
 VmStateName = Literal[
     "creating", "stopped", "starting", "running", "paused", "stopping", "failed", "deleting"
@@ -107,7 +108,9 @@ class ServiceStatus(Struct):
 
 
 class VmStatus(Struct):
-    """What was observed; null where there is nothing to observe. ``warning``: what its user should know of this run."""
+    """What was observed; null where there is nothing to observe. ``warning``: what its user should know of this run;
+    ``storage``: the driver of its root disk, qcow2, reflink, dm-snapshot or copy.
+    """
 
     vmm: str | None = None
     accel: str | None = None
@@ -119,6 +122,7 @@ class VmStatus(Struct):
     forwards: list[Forward] = []
     last_error: Error | None = None
     warning: str = ""
+    storage: str | None = None
 
 
 class Vm(Struct):
@@ -322,6 +326,60 @@ class Info(Struct):
     network_detail: str
     vms: int
     warnings: list[str] = []
+
+
+class DiskUse(Struct):
+    """What one VM, one image or something else in the state directory takes.
+
+    ``shared_bytes`` are in blocks that other files have too, ``own_bytes`` become free at least when it is removed; both are null where the
+    file system does not say. ``storage``: the driver of a VM's root disk.
+    """
+
+    kind: DiskKind
+    id: str
+    name: str
+    logical_bytes: int
+    allocated_bytes: int
+    shared_bytes: int | None
+    own_bytes: int | None
+    storage: str | None = None
+
+
+class FileSystem(Struct):
+    """A file system that holds something of the state directory."""
+
+    path: str
+    size_bytes: int
+    free_bytes: int
+
+
+class DiskUsage(Struct):
+    """GET /v1/disk-usage. ``used_bytes`` counts shared blocks once; where ``exact`` is false it is an upper bound."""
+
+    state_dir: str
+    items: list[DiskUse]
+    used_bytes: int
+    exact: bool
+    file_systems: list[FileSystem]
+
+
+class Prune(Struct, forbid_unknown_fields=True):
+    """Body of POST /v1/prune. ``images``: those that no VM uses, but for the default one; ``databases``: damaged ones that were kept aside."""
+
+    dry_run: bool = False
+    images: bool = False
+    databases: bool = False
+
+
+class Leftover(Struct):
+    """Something that nothing uses; ``removed`` is false in a dry run, and where there was an ``error``."""
+
+    kind: LeftoverKind
+    name: str
+    path: str
+    size_bytes: int
+    removed: bool = False
+    error: Error | None = None
 
 
 class ExecRequest(Struct, forbid_unknown_fields=True):

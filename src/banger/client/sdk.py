@@ -272,6 +272,14 @@ class Client:
             ref=check_ref(ref, what="image"),
         )
 
+    def disk_usage(self) -> schema.DiskUsage:
+        """What VMs and images take of the disk."""
+        return self._call(schema.DiskUsage, routes.DISK_USAGE, timeout_s=SLOW_S)
+
+    def prune(self, wish: schema.Prune) -> list[schema.Leftover]:
+        """Remove what nothing uses, or with ``dry_run`` only say it."""
+        return self._call(list[schema.Leftover], routes.PRUNE, wish, timeout_s=SLOW_S)
+
     def operations(self, *, limit: int = 100) -> list[schema.Operation]:
         """The newest operations, newest first."""
         return self._call(list[schema.Operation], routes.OPERATIONS_LIST, query={"limit": limit})

@@ -6,7 +6,7 @@ from litestar import Litestar
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 
-from banger.daemon.handlers import logs, streams
+from banger.daemon.handlers import disks, logs, streams
 from banger.daemon.handlers.forwards import ForwardController
 from banger.daemon.handlers.images import ImageController
 from banger.daemon.handlers.info import info, metrics
@@ -39,6 +39,7 @@ def make_app(service: Service | None) -> Litestar:
             metrics,
             *streams.HANDLERS,
             *logs.HANDLERS,
+            *disks.HANDLERS,
         ],
         dependencies={"service": Provide(provide, sync_to_thread=False)},
         exception_handlers=HANDLERS,

@@ -52,7 +52,7 @@ def compose(config: Config) -> Service:
         store=store,
         board=Board(store),
         vmms=Backends([firecracker, vmm]),
-        storage=DiskStorage(),
+        storage=DiskStorage(config.storage),
         network=UserNetwork(runtime_dir, state_dir, uplink=config.uplink),
         relays=Relays(),
         images=ImageCatalog(
@@ -75,6 +75,7 @@ def compose(config: Config) -> Service:
         runtime_dir=str(runtime_dir),
         accel=vmm.accel,
         max_console_bytes=config.console_log_max_bytes,
+        default_image=config.default_image,
     )
     if store.kept_aside is not None:
         service.warnings.append(

@@ -19,6 +19,7 @@ from banger.daemon.names import serve_names
 from banger.daemon.server import bind, inherited, make_server
 from banger.daemon.service import Service
 from banger.engine.reconcile import reconcile
+from banger.engine.tend import tend_stores
 from banger.host import faults, fs
 from banger.host.config import Config
 from banger.host.locks import FileLock
@@ -73,6 +74,8 @@ async def serve(config: Config, ready_fd: int | None) -> None:
         for signo in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signo, server.end)
         background.add(asyncio.create_task(_cap_logs(service)))
+        if os.geteuid() == 0:  # nobody else has such stores
+            background.add(asyncio.create_task(tend_stores(service.engine)))
         _tell_ready(ready_fd)
         await server._serve([listener])  # noqa: SLF001  serve() would take the signals over
     finally:

@@ -30,6 +30,7 @@ class Service:
     accel: str
     max_console_bytes: int
     warnings: list[str] = field(default_factory=list)
+    default_image: str = "debian"
 
     @property
     def context(self) -> Context:

@@ -103,6 +103,13 @@ def _state_dir(config: Config) -> Answer:
             why=f"{directory} cannot be written",
             hint="set BANGER_STATE_DIR to a directory of your own",
         )
+    lost = [part for part in ("images", "vms") if _dangles(config.state_dir / part)]
+    if lost:
+        return Answer(
+            ok=False,
+            why=f"{' and '.join(lost)} of {config.state_dir} are on a volume that is not mounted",
+            hint=f"sudo banger setup storage --state-dir {config.state_dir}",
+        )
     free = fs.free_bytes(directory)
     if free < LEAST_FREE_BYTES:
         return Answer(
@@ -113,11 +120,15 @@ def _state_dir(config: Config) -> Answer:
     return Answer(ok=True, found=f"{directory}, {format_size(free)} free")
 
 
+def _dangles(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
 def _reflink(config: Config) -> Answer:
     directory = _existing(config.state_dir)
     if not os.access(directory, os.W_OK):
         return Answer(ok=False, why=f"{directory} cannot be written", hint=f"ls -ld {directory}")
-    return probe.reflink(directory)
+    return probe.reflink(_existing(config.state_dir / "vms"))
 
 
 def _sockets(config: Config) -> Answer:

@@ -66,6 +66,6 @@ class Backends:
 def _wrong_disk(vmm: Vmm, root: DiskFormat) -> RefusedError:
     return RefusedError(
         f"{vmm.name} cannot run a VM whose root disk is a {root}",
-        detail=f"it was made for another VMM; {vmm.name} runs {', '.join(vmm.root_formats)}",
+        detail=f"{vmm.name} runs {', '.join(vmm.root_formats)}; a VM keeps the disk that it was made with, a new one gets what storage says",
         hint=f"make a new VM with --vmm {vmm.name}, or start this one with --vmm auto",
     )

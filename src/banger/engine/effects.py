@@ -46,6 +46,10 @@ async def _detach(context: Context, machine: Machine) -> None:
         await context.network.detach(machine.lease)
 
 
+async def _close_root(context: Context, machine: Machine) -> None:
+    await context.storage.close_root(machine.paths)
+
+
 async def _end_vmm(context: Context, machine: Machine) -> None:
     if machine.guest is not None:
         await machine.guest.close()
@@ -77,9 +81,10 @@ EFFECTS: Final[dict[str, Inverse]] = {
     "identity": _forget_identity,
     "runtime": _remove_sockets,
     "network": _detach,
+    "device": _close_root,
     "vmm": _end_vmm,
 }
-RUN_EFFECTS: Final = ("runtime", "network", "vmm")
+RUN_EFFECTS: Final = ("runtime", "network", "device", "vmm")
 
 
 async def undo_effect(context: Context, machine: Machine, effect: str) -> None:

@@ -126,7 +126,10 @@ class Engine:
         """What `create` would do; it refuses what `create` would refuse at once or for want of a VMM, and changes nothing."""
         record = self._new_record(name, image_ref, spec)
         self._refuse_taken(record.name)
-        vmm = await self.context.vmms.pick(spec.vmm, None)
+        storage = self.context.storage
+        vmm = await self.context.vmms.pick(spec.vmm, storage.wanted_format)
+        boot = self.context.images.boot_stack(record.image_id)
+        await storage.choose(boot, self.context.places.of(record.id), vmm.name, vmm.root_formats)
         return plan(MAKE + BRING_UP if start else MAKE, record, vmm.name)
 
     async def plan_start(self, machine: Machine) -> list[Planned]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from banger.engine.ports import Guest, RunningVmm, Store, Vmm
 from banger.model.errors import BangerError
 from banger.model.lease import Lease
-from banger.model.machine import NetworkAttachment, VmmExit, VmPaths
+from banger.model.machine import NetworkAttachment, StorageChoice, VmmExit, VmPaths
 from banger.model.record import ErrorRecord, VmRecord
 from banger.model.spec import Forward
 from banger.model.state import VmState
@@ -35,7 +35,8 @@ class Machine:
     """One VM. ``vmm``, ``guest`` and ``exited`` belong to its present run; ``ready`` says that its services answered,
     ``relayed`` which forwards are open.
 
-    ``backend`` is the one that validate picked for the run that begins.
+    ``backend`` is the one that validate picked for the run that begins, ``storage`` what it chose for disks that are not made yet;
+    ``store_trouble`` says why the root disk's store cannot grow any more.
     """
 
     record: VmRecord
@@ -43,6 +44,8 @@ class Machine:
     paths: VmPaths
     store: Store
     backend: Vmm | None = None
+    storage: StorageChoice | None = None
+    store_trouble: str = ""
     attachment: NetworkAttachment | None = None
     vmm: RunningVmm | None = None
     guest: Guest | None = None

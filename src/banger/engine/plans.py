@@ -40,7 +40,7 @@ BRING_UP: Final = (
         attach_network,
         ("runtime", "network"),
     ),
-    Step("vmm", "start VMM {vmm} with {vcpus} vCPUs and {memory}", start_vmm, ("vmm",)),
+    Step("vmm", "start VMM {vmm} with {vcpus} vCPUs and {memory}", start_vmm, ("device", "vmm")),
     Step("boot", "wait until the guest's init runs", wait_booted),
     Step("agent", "wait for the guest's agent", wait_agent),
     Step("services", "wait for the image's services", wait_services),

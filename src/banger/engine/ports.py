@@ -6,7 +6,16 @@ The real adapters and the fakes of the tests pass one contract suite (``tests/co
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from pathlib import Path
 from typing import Protocol
 
 from banger.model.lease import Lease
@@ -18,6 +27,9 @@ from banger.model.machine import (
     LaunchRequest,
     NetworkAttachment,
     RootDisk,
+    StorageChoice,
+    StorageDriver,
+    StoreFill,
     VmmExit,
     VmPaths,
 )
@@ -26,6 +38,7 @@ from banger.model.process import ProcessIdentity
 from banger.model.record import LedgerRow, OperationRecord, StageRecord, VmRecord
 from banger.model.registration import Registration
 from banger.model.spec import ForwardProtocol, VmmChoice, VmSpec
+from banger.model.usage import DiskUsage, Owner
 
 
 class RunningVmm(Protocol):
@@ -147,12 +160,48 @@ class Storage(Protocol):
         """Raise HostLacksError if a file of the image is missing or has another size, or one of those that boot it other content."""
         ...
 
-    async def create(self, boot: BootStack, spec: VmSpec, paths: VmPaths, root: DiskFormat) -> str:
+    @property
+    def wanted_format(self) -> DiskFormat | None:
+        """The format of new root disks if one is configured."""
+        ...
+
+    async def choose(
+        self, boot: BootStack, paths: VmPaths, vmm: str, formats: Sequence[DiskFormat]
+    ) -> StorageChoice:
+        """The driver for a new VM that ``vmm`` runs, which reads ``formats``, the best first.
+
+        RefusedError or HostLacksError if the configured one cannot work.
+        """
+        ...
+
+    async def create(
+        self, boot: BootStack, spec: VmSpec, paths: VmPaths, driver: StorageDriver
+    ) -> str:
         """Make root disk and work disk; a few words on how (``qcow2, reflink``). On failure nothing is left."""
         ...
 
     def root(self, paths: VmPaths) -> RootDisk | None:
-        """The root disk that is there; None if there is none."""
+        """The file of the root disk that is there; None if there is none."""
+        ...
+
+    async def open_root(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> RootDisk:
+        """What a VMM can use as root disk for one run; on failure nothing is left."""
+        ...
+
+    async def close_root(self, paths: VmPaths) -> None:
+        """Take back what `open_root` made; idempotent."""
+        ...
+
+    async def tend(self, vms: Iterable[VmPaths]) -> list[StoreFill]:
+        """Make room in the stores of VMs that run before they are full; how full those are that have one."""
+        ...
+
+    async def usage(self, state_dir: Path, owners: Mapping[Path, Owner]) -> DiskUsage:
+        """What takes how much of ``state_dir``, by the directories of ``owners``; bounded in time."""
+        ...
+
+    async def sweep(self, vms_dir: Path, running: Iterable[str]) -> list[str]:
+        """Remove devices of this installation whose VM does not run; sentences about it."""
         ...
 
     async def check(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> None:
@@ -325,6 +374,10 @@ class Images(Protocol):
 
     async def sweep(self) -> None:
         """Remove what interrupted builds and deletions left; idempotent."""
+        ...
+
+    def leftovers(self) -> Sequence[tuple[Path, int]]:
+        """What `sweep` would remove, with the bytes that it takes; nothing while a build runs."""
         ...
 
     async def delete(self, image_id: str) -> None: ...

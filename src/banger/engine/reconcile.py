@@ -53,6 +53,8 @@ async def reconcile(engine: Engine) -> list[str]:
         )
         said += await _settle(engine, machine)
     said += await _sweep_ledger(context, {record.id for record in records})
+    running = [machine.id for machine in engine.machines() if machine.vmm is not None]
+    said += await context.storage.sweep(context.places.state_dir / "vms", running)
     if not any(machine.vmm for machine in engine.machines()):
         await context.network.stop()
     for sentence in said:

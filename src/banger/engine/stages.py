@@ -29,9 +29,12 @@ async def validate_new(context: Context, machine: Machine, job: Job) -> str:
     boot = context.images.boot_stack(machine.record.image_id)
     await context.storage.check_image(boot)
     root = context.storage.root(machine.paths)
-    machine.backend = await context.vmms.pick(
-        machine.record.spec.vmm, None if root is None else root.format
-    )
+    wanted = context.storage.wanted_format if root is None else root.format
+    machine.backend = backend = await context.vmms.pick(machine.record.spec.vmm, wanted)
+    if root is None:
+        machine.storage = await context.storage.choose(
+            boot, machine.paths, backend.name, backend.root_formats
+        )
     return f"{boot.manifest.name} {boot.manifest.release}"
 
 
@@ -64,11 +67,16 @@ async def reserve(context: Context, machine: Machine, job: Job) -> str:
 
 
 async def make_disks(context: Context, machine: Machine, job: Job) -> str:
-    """Overlay and work disk."""
+    """Root disk and work disk."""
     del job
     boot = context.images.boot_stack(machine.record.image_id)
-    root = _backend(machine).root_formats[0]
-    return await context.storage.create(boot, machine.record.spec, machine.paths, root)
+    choice = machine.storage
+    if choice is None:
+        raise RuntimeError("validate comes first")
+    made = await context.storage.create(boot, machine.record.spec, machine.paths, choice.driver)
+    machine.save(storage=choice.driver.value)
+    save_copy(machine)
+    return f"{made} ({choice.why})"
 
 
 async def write_identity(context: Context, machine: Machine, job: Job) -> str:
@@ -94,14 +102,16 @@ async def _mtu(context: Context) -> int | None:
 async def start_vmm(context: Context, machine: Machine, job: Job) -> str:
     """The network's end and the VMM; from here on the guest's time counts."""
     attachment = machine.attachment
-    root = context.storage.root(machine.paths)
-    if attachment is None or root is None or machine.lease is None:
-        raise RuntimeError("the disks and network stages come first")
+    if attachment is None or machine.lease is None:
+        raise RuntimeError("the network stage comes first")
+    boot = context.images.boot_stack(machine.record.image_id)
+    root = await context.storage.open_root(boot, machine.record.spec, machine.paths)
+    machine.store_trouble = ""
     request = LaunchRequest(
         machine.id,
         machine.name,
         machine.record.spec,
-        context.images.boot_stack(machine.record.image_id),
+        boot,
         machine.paths,
         attachment,
         root,

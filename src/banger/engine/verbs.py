@@ -166,7 +166,7 @@ async def delete(context: Context, machine: Machine, run: OperationRun) -> None:
     """Remove the VM and all its effects; a VM that runs is ended first, without asking its guest."""
     machine.enter(VmState.DELETING)
     for stage, effects in (
-        ("vmm", ("vmm",)),
+        ("vmm", ("vmm", "device")),
         ("network", ("network", "runtime")),
         ("disks", ("identity", "disks", "state")),
     ):

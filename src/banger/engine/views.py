@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from banger.api import schema
+from banger.engine.cleaning import Pruned
 from banger.engine.forwards import wanted
 from banger.engine.machine import Machine
 from banger.model.manifest import ImageManifest
 from banger.model.record import ErrorRecord, OperationRecord, StageRecord
 from banger.model.spec import Forward
+from banger.model.usage import DiskUsage
 
 
 def error(record: ErrorRecord | None) -> schema.Error | None:
@@ -76,6 +78,7 @@ def vm(machine: Machine, image_name: str, services: Sequence[tuple[str, int]]) -
             forwards=forwards(record.forwards) if run else [],
             last_error=error(record.last_error),
             warning=run.warning if run else "",
+            storage=record.storage or None,
         ),
     )
 
@@ -119,4 +122,38 @@ def image(manifest: ImageManifest, allocated_bytes: int, used_by: Sequence[str])
         ],
         packages=manifest.packages,
         used_by=list(used_by),
+    )
+
+
+def disk_usage(state_dir: str, usage: DiskUsage, drivers: Mapping[str, str]) -> schema.DiskUsage:
+    """What takes how much; ``drivers`` are those of VMs by id."""
+    return schema.DiskUsage(
+        state_dir=state_dir,
+        items=[
+            schema.DiskUse(
+                kind=item.owner.kind,
+                id=item.owner.id,
+                name=item.owner.name,
+                logical_bytes=item.logical_bytes,
+                allocated_bytes=item.allocated_bytes,
+                shared_bytes=item.shared_bytes,
+                own_bytes=item.own_bytes,
+                storage=drivers.get(item.owner.id) or None,
+            )
+            for item in usage.items
+        ],
+        used_bytes=usage.used_bytes,
+        exact=usage.exact,
+        file_systems=[
+            schema.FileSystem(one.path, one.size_bytes, one.free_bytes)
+            for one in usage.file_systems
+        ],
+    )
+
+
+def leftover(pruned: Pruned) -> schema.Leftover:
+    """A leftover and what became of it."""
+    item = pruned.leftover
+    return schema.Leftover(
+        item.kind, item.name, str(item.path), item.size_bytes, pruned.removed, error(pruned.error)
     )

@@ -47,6 +47,7 @@ class Config:
     bundle_manifest: Path | None = None
     accel: str = "auto"
     confine: str = "auto"
+    storage: str = "auto"
     ready_timeout_s: float = 180.0
     max_parallel_boots: int = 0
     mirror: str | None = None
@@ -180,6 +181,7 @@ KEYS: dict[str, Callable[[str, object], Any]] = {
     "bundle_manifest": _path,
     "accel": _one_of("auto", "kvm", "tcg"),
     "confine": _one_of("auto", "off"),
+    "storage": _one_of("auto", "qcow2", "reflink", "dm-snapshot", "copy"),
     "ready_timeout_s": _deadline,
     "max_parallel_boots": _count,
     "mirror": _text,

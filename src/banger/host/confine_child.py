@@ -38,6 +38,7 @@ _BIND_FLAGS = {
     "write": syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC,
     "socket": syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC,
     "device": syscalls.MS_NOSUID | syscalls.MS_NOEXEC,
+    "disk": syscalls.MS_NOSUID | syscalls.MS_NOEXEC,
 }
 _READ = landlock.READ_FILE | landlock.READ_DIR
 _WRITE = landlock.READ_FILE | landlock.WRITE_FILE | landlock.TRUNCATE
@@ -47,6 +48,7 @@ _RIGHTS = {
     "write": _WRITE,
     "socket": _READ | landlock.WRITE_FILE | landlock.MAKE_SOCK | landlock.REMOVE_FILE,
     "device": landlock.READ_FILE | landlock.WRITE_FILE | landlock.IOCTL_DEV,
+    "disk": landlock.READ_FILE | landlock.WRITE_FILE | landlock.IOCTL_DEV,
 }
 _COUNTED_BY_NAMESPACE = (5, 14)  # since then RLIMIT_NPROC counts a user of a user namespace
 _PID_MAX_BY_NAMESPACE = (6, 14)  # since then kernel.pid_max belongs to a pid namespace

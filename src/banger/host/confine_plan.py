@@ -31,7 +31,7 @@ class Confinement:
     """All that a VMM may have of this host. Paths are absolute and the same inside; a directory means everything beneath it.
 
     ``code``: program, libraries: may be read and executed. ``readable``, ``writable``: files that exist. ``socket_dirs``: directories in
-    which it may make sockets. ``devices``: device nodes. ``namespaces``: of a network to enter, or None for an empty one;
+    which it may make sockets. ``devices``: device nodes; ``disks``: those of block devices that are the VM's own. ``namespaces``: of a network to enter, or None for an empty one;
     with ``host_network`` it has the host's. Descriptors that the program inherits are named when it is started.
     """
 
@@ -41,11 +41,12 @@ class Confinement:
     writable: tuple[str, ...] = ()
     socket_dirs: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    disks: tuple[str, ...] = ()
     namespaces: NamespacePair | None = None
     host_network: bool = False
 
     def paths(self) -> Iterable[tuple[str, str]]:
-        """Every path once with what may be done there: ``code``, ``read``, ``write``, ``socket`` or ``device``; parents come first."""
+        """Every path once with what may be done there: ``code``, ``read``, ``write``, ``socket``, ``device`` or ``disk``; parents come first."""
         found: dict[str, str] = {}
         for kind, paths in (
             ("code", self.code),
@@ -53,6 +54,7 @@ class Confinement:
             ("write", self.writable),
             ("socket", self.socket_dirs),
             ("device", self.devices),
+            ("disk", self.disks),
         ):
             for path in paths:
                 found.setdefault(path, kind)

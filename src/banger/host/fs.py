@@ -95,6 +95,21 @@ def clone_file(source: Path, target: Path, *, mode: int = 0o600, between: Betwee
         return "sparse"
 
 
+def reflink_file(source: Path, target: Path, *, mode: int = 0o600) -> None:
+    """Make the new file ``target`` of the blocks of ``source``; OSError where the file system cannot share them, and nothing is left."""
+    with source.open("rb") as reader, _new_file(target, mode) as descriptor:
+        _reflink(reader.fileno(), descriptor, needed=True)
+
+
+def copy_file(source: Path, target: Path, *, mode: int = 0o600, between: Between = go_on) -> None:
+    """Copy ``source`` to the new file ``target``, whose blocks are its own: the kernel's copy would share them where it can.
+
+    Holes stay holes. On any error nothing is left behind.
+    """
+    with source.open("rb") as reader, _new_file(target, mode) as descriptor:
+        _copy_sparse(reader.fileno(), descriptor, between, _copy_block)
+
+
 def share_file(source: Path, target: Path, *, between: Between = go_on) -> str:
     """As `clone_file`, of a file that nobody changes any more: where blocks cannot be shared the file itself is, by a ``"link"``.
 
@@ -140,7 +155,13 @@ def _reflink(source: int, target: int, *, needed: bool = False) -> bool:
     return True
 
 
-def _copy_sparse(source: int, target: int, between: Between) -> None:
+def _copy_sparse(
+    source: int,
+    target: int,
+    between: Between,
+    copy: Callable[[int, int, int, int], int] | None = None,
+) -> None:
+    copy = copy or _copy_range
     size_bytes = os.fstat(source).st_size
     os.ftruncate(target, size_bytes)
     position = 0
@@ -154,7 +175,7 @@ def _copy_sparse(source: int, target: int, between: Between) -> None:
         end = os.lseek(source, begin, os.SEEK_HOLE)
         while begin < end:
             between()
-            copied = _copy_range(source, target, begin, min(end - begin, _PIECE_BYTES))
+            copied = copy(source, target, begin, min(end - begin, _PIECE_BYTES))
             if copied == 0:
                 raise OSError(errno.EIO, "the source shrank while it was copied")
             begin += copied
@@ -168,6 +189,11 @@ def _copy_range(source: int, target: int, position: int, count: int) -> int:
     except OSError as error:
         if error.errno not in _CANNOT_SHARE:
             raise
+    return _copy_block(source, target, position, count)
+
+
+def _copy_block(source: int, target: int, position: int, count: int) -> int:
+    """As `_copy_range`, by reading and writing."""
     return os.pwrite(target, os.pread(source, min(count, _COPY_BLOCK), position), position)
 
 

@@ -44,6 +44,7 @@ def forget() -> None:
     """Ask anew from now on: the host has changed."""
     kvm.cache_clear()
     qemu.cache_clear()
+    device_mapper.cache_clear()
 
 
 @cache
@@ -154,7 +155,7 @@ def reflink(directory: Path) -> Answer:
     return Answer(
         ok=False,
         why=f"the file system of {directory} cannot share blocks; disks are copied",
-        hint="keep BANGER_STATE_DIR on XFS or Btrfs",
+        hint="sudo banger setup storage",
     )
 
 
@@ -176,6 +177,40 @@ def loop() -> Answer:
     finally:
         os.close(control)
     return Answer(ok=True, found=f"/dev/loop{number}")
+
+
+@cache
+def device_mapper() -> Answer:
+    """Whether snapshots of the device mapper can be had: needs root, dmsetup, and the kernel's target, whose module is loaded for it."""
+    if not (able := root()):
+        return Answer(ok=False, why=f"it needs root; {able.why}", hint=able.hint)
+    if not (loops := loop()):
+        return loops
+    try:
+        program = find_program("dmsetup", package="dmsetup")
+        os.close(os.open("/dev/mapper/control", os.O_RDWR | os.O_CLOEXEC))
+        if not _has_snapshots(program):
+            run_sync(
+                [find_program("modprobe", package="kmod"), "-q", "dm_snapshot"],
+                timeout_s=_QUERY_S,
+                check=False,
+            )
+        if _has_snapshots(program):
+            return Answer(ok=True, found=program)
+    except OSError as error:
+        return Answer(
+            ok=False, why=f"/dev/mapper/control: {error.strerror}", hint="sudo modprobe dm_mod"
+        )
+    except BangerError as error:
+        return Answer(ok=False, why=f"{error.what}\n{error.detail}".strip(), hint=error.hint)
+    return Answer(
+        ok=False, why="the kernel has no snapshot target", hint="sudo modprobe dm_snapshot"
+    )
+
+
+def _has_snapshots(dmsetup: str) -> bool:
+    listed = run_sync([dmsetup, "targets"], timeout_s=_QUERY_S).stdout.decode(errors="replace")
+    return any(line.split()[:1] == ["snapshot"] for line in listed.splitlines())
 
 
 def root() -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,6 +201,10 @@ class ImageCatalog:
     async def sweep(self) -> None:
         """Remove what interrupted builds and deletions left, unless a build is running now; idempotent."""
         await self._workshop.sweep()
+
+    def leftovers(self) -> Sequence[tuple[Path, int]]:
+        """What `sweep` would remove, and what it takes; nothing while a build runs."""
+        return self._workshop.leftovers()
 
     async def delete(self, image_id: str) -> None:
         """Remove an image's directory: the manifest first, so that a half-removed image is none."""

@@ -84,13 +84,35 @@ class Workshop:
         finally:
             lock.release()
 
+    def leftovers(self) -> list[tuple[Path, int]]:
+        """What `sweep` would remove, and the bytes that it takes; nothing while a build is running."""
+        lock = FileLock(self._dir / ".lock")
+        if not self._dir.is_dir() or not lock.acquire():
+            return []
+        try:
+            paths = [*self._dir.glob(f"{_PREFIX}*"), *self._unsealed()]
+            return [(path, _tree_bytes(path)) for path in sorted(paths)]
+        finally:
+            lock.release()
+
+    def _unsealed(self) -> list[Path]:
+        """Images without a manifest: their deletion was interrupted."""
+        return [
+            path
+            for path in self._dir.iterdir()
+            if is_id(path.name) and not (path / MANIFEST).exists()
+        ]
+
     async def _sweep(self) -> None:
         """As `sweep`; the caller holds the lock."""
         for path in self._dir.glob(f"{_PREFIX}*"):
             await remove_mapped(path)
-        for path in self._dir.iterdir():
-            if is_id(path.name) and not (path / MANIFEST).exists():
-                await asyncio.to_thread(fs.remove_tree, path)
+        for path in self._unsealed():
+            await asyncio.to_thread(fs.remove_tree, path)
+
+
+def _tree_bytes(path: Path) -> int:
+    return sum(fs.allocated_bytes(below) for below in path.rglob("*") if not below.is_symlink())
 
 
 def _rename(work: Path, target: Path) -> bool:

@@ -19,12 +19,45 @@ class DiskFormat(StrEnum):
     RAW = "raw"
 
 
+class StorageDriver(StrEnum):
+    """How a VM's root disk shares the image's data; see docs/explanation/storage.md."""
+
+    QCOW2 = "qcow2"
+    REFLINK = "reflink"
+    DM_SNAPSHOT = "dm-snapshot"
+    COPY = "copy"
+
+    @property
+    def disk_format(self) -> DiskFormat:
+        """What a VMM sees of it."""
+        return DiskFormat.QCOW2 if self is StorageDriver.QCOW2 else DiskFormat.RAW
+
+
 @dataclass(frozen=True, slots=True)
 class RootDisk:
-    """The file that is a VM's vda."""
+    """What is a VM's vda: a file, or with ``device`` a block device of the host."""
 
     path: Path
     format: DiskFormat
+    device: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StorageChoice:
+    """The driver for a new VM, and in few words why that one."""
+
+    driver: StorageDriver
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFill:
+    """How full the store of a VM's changes is. ``trouble``: why it cannot grow any more; empty while it can."""
+
+    vm_id: str
+    used_bytes: int
+    size_bytes: int
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +76,11 @@ class VmPaths:
     def overlay_raw(self) -> Path:
         """The VM's root disk where it is a copy of the image's rootfs, its blocks shared if the file system can."""
         return self.state / "overlay.img"
+
+    @property
+    def overlay_cow(self) -> Path:
+        """What a VM changed of the image's rootfs, where a dm-snapshot keeps it."""
+        return self.state / "overlay.cow"
 
     @property
     def work(self) -> Path:

@@ -52,7 +52,10 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class VmRecord:
-    """A VM as the store knows it. ``forwards`` have their final host ports; ``run`` is None while there is no VMM."""
+    """A VM as the store knows it. ``forwards`` have their final host ports; ``run`` is None while there is no VMM.
+
+    ``storage`` is the driver of its root disk; empty before there are disks, and of VMs of older releases.
+    """
 
     id: str
     name: str
@@ -63,6 +66,7 @@ class VmRecord:
     forwards: tuple[Forward, ...] = ()
     run: RunRecord | None = None
     last_error: ErrorRecord | None = None
+    storage: str = ""
 
     def but(self, **changes: object) -> VmRecord:
         """A copy with ``changes``."""

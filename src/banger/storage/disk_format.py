@@ -1,4 +1,4 @@
-"""What banger reads of disks itself: the headers of qcow2 and ext4. Pure functions of the first bytes."""
+"""What banger reads of disks itself: the headers of qcow2, ext4 and snapshot stores. Pure functions of the first bytes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ QCOW2_HEAD_BYTES = (
 EXT4_HEAD_BYTES = 2048
 _QCOW2 = struct.Struct(">4sIQIIQ")  # magic, version, name's offset and length, cluster bits, size
 _QCOW2_MAGIC, _QCOW2_FEATURES, _CORRUPT = b"QFI\xfb", 72, 2
+SNAPSHOT_HEAD_BYTES = 16
+_SNAPSHOT = struct.Struct("<4I")  # magic, valid, version, sectors a chunk
+_SNAPSHOT_MAGIC = 0x70416E53  # "SnAp"
 _EXT4_SUPERBLOCK, _EXT4_MAGIC = 1024, 0xEF53
 
 
@@ -45,3 +48,26 @@ def read_ext4_bytes(head: bytes) -> int | None:
         return None
     low, log, high = (struct.unpack_from("<I", block, at)[0] for at in (0x4, 0x18, 0x150))
     return int((high << 32 | low) << (10 + log)) if log <= 6 else None
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotHead:
+    """``valid`` is what the kernel takes away when it gives a snapshot up; ``chunk_sectors`` is 0 before its first use."""
+
+    valid: bool
+    chunk_sectors: int
+
+
+def read_snapshot(head: bytes) -> SnapshotHead | None:
+    """The header in the first `SNAPSHOT_HEAD_BYTES` of a store of dm-snapshot; None if it is none (kernel's dm-snap-persistent.c).
+
+    A store of zeros is one that was never used.
+    """
+    if len(head) < _SNAPSHOT.size:
+        return None
+    if not any(head):
+        return SnapshotHead(valid=True, chunk_sectors=0)
+    magic, valid, version, chunk_sectors = _SNAPSHOT.unpack_from(head)
+    if magic != _SNAPSHOT_MAGIC or version != 1 or not chunk_sectors:
+        return None
+    return SnapshotHead(bool(valid), chunk_sectors)

@@ -1,4 +1,4 @@
-"""The disks of VMs: root disk (`banger.storage.root`) and work disk, both made in milliseconds where blocks can be shared.
+"""The disks of VMs: root disk (by a driver, see `banger.storage.drivers`) and work disk, both made in milliseconds where blocks can be shared.
 
 The work disk is a clone of the image's work seed (blocks shared where the file system can, else a sparse copy), grown to the asked size.
 """
@@ -7,20 +7,34 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from banger.host import fs
+from banger.host import fs, probe
 from banger.host.exec import find_program, run
 from banger.host.threads import in_thread
 from banger.host.undo import UndoStack
 from banger.model.errors import HostLacksError, InvalidInputError, RefusedError
-from banger.model.machine import BootStack, DiskFormat, RootDisk, VmPaths
+from banger.model.machine import (
+    BootStack,
+    DiskFormat,
+    RootDisk,
+    StorageChoice,
+    StorageDriver,
+    StoreFill,
+    VmPaths,
+)
 from banger.model.spec import VmSpec
 from banger.model.units import MIB, format_size
-from banger.storage import root as root_disk
+from banger.model.usage import DiskUsage
+from banger.storage import choose, drivers, usage
 from banger.storage.boot_check import check_boot_files
+from banger.storage.drivers import Driver
 from banger.storage.faults import clear_errors, no_space
-from banger.storage.root import check_size, ext4_bytes
+from banger.storage.files import check_size, ext4_bytes
+from banger.storage.qcow2 import Qcow2
+from banger.storage.raw import Raw
+from banger.storage.snapshot import DmSnapshot
 
 RESERVE_BYTES = 64 * MIB  # room that a VM's first minutes surely need
 _TOOL_S = 60.0
@@ -29,7 +43,30 @@ _FSCK_FINE = {0, 1}  # e2fsck(8): 1 is "errors corrected"
 
 
 class DiskStorage:
-    """See `engine.ports.Storage`."""
+    """See `engine.ports.Storage`. ``wanted`` is the configured driver for new VMs, or ``auto``."""
+
+    def __init__(self, wanted: str = choose.AUTO) -> None:
+        self._wanted = wanted
+        self._snapshots = DmSnapshot()
+        self._scanning = asyncio.Lock()
+        self._drivers: Mapping[StorageDriver, Driver] = {
+            StorageDriver.QCOW2: Qcow2(),
+            StorageDriver.REFLINK: Raw(shared=True),
+            StorageDriver.COPY: Raw(shared=False),
+            StorageDriver.DM_SNAPSHOT: self._snapshots,
+        }
+
+    @property
+    def wanted_format(self) -> DiskFormat | None:
+        """The format of new root disks if a driver is configured."""
+        return choose.wanted_format(self._wanted)
+
+    async def choose(
+        self, boot: BootStack, paths: VmPaths, vmm: str, formats: Sequence[DiskFormat]
+    ) -> StorageChoice:
+        """The driver for a new VM; RefusedError or HostLacksError if the configured one cannot work."""
+        facts = await asyncio.to_thread(_facts, boot, paths)
+        return choose.choose(self._wanted, vmm, formats, facts)
 
     async def check_image(self, boot: BootStack) -> None:
         """Every file of the image is there with the size that its manifest states, and what boots it belongs together."""
@@ -38,26 +75,61 @@ class DiskStorage:
             check_size(path, entry.size_bytes if entry else None, _rebuild(boot))
         await in_thread(check_boot_files, boot)
 
-    async def create(self, boot: BootStack, spec: VmSpec, paths: VmPaths, root: DiskFormat) -> str:
+    async def create(
+        self, boot: BootStack, spec: VmSpec, paths: VmPaths, driver: StorageDriver
+    ) -> str:
         """Make both disks at once; a few words on how. Disks that are there already are never touched."""
         _check_asked(boot, spec)
         for path in _disks(paths):
             if path.exists():
                 raise RefusedError(f"{path} is there already", hint=_delete(paths))
+        maker = self._drivers[driver]
         async with UndoStack() as undo:
             undo.push("remove the disks", lambda: self.delete(paths))
             with clear_errors(paths.state):
-                _check_space(paths.state, await in_thread(_needed_bytes, boot, paths, root))
+                needed_bytes = maker.needed_bytes(boot) + await in_thread(_work_bytes, boot, paths)
+                _check_space(paths.state, RESERVE_BYTES + needed_bytes)
                 async with asyncio.TaskGroup() as group:
-                    disk = RootDisk(root_disk.path_of(paths, root), root)
-                    first = group.create_task(root_disk.make(boot, spec.disk_bytes, disk))
-                    second = group.create_task(_make_work(boot, spec, paths))
+                    group.create_task(maker.make(boot, spec.disk_bytes, paths))
+                    work = group.create_task(_make_work(boot, spec, paths))
             undo.release()
-        return ", ".join(dict.fromkeys([*first.result().split(", "), second.result()]))
+        return ", ".join(dict.fromkeys([driver.value, work.result()]))
 
     def root(self, paths: VmPaths) -> RootDisk | None:
         """The root disk that is there; None if there is none."""
-        return root_disk.find(paths)
+        return drivers.find_disk(paths)
+
+    async def open_root(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> RootDisk:
+        """The root disk for one run; on failure nothing is left."""
+        with clear_errors(paths.state):
+            return await self._driver(paths).open(boot, spec.disk_bytes, paths)
+
+    async def close_root(self, paths: VmPaths) -> None:
+        """Take back what `open_root` made; idempotent."""
+        driver = drivers.find(paths)
+        if driver is not None:
+            with clear_errors(paths.state):
+                await self._drivers[driver].close(paths)
+
+    async def tend(self, vms: Iterable[VmPaths]) -> list[StoreFill]:
+        """Look after the stores of ``vms`` that run: grow what fills up; how each is now."""
+        stores = [paths for paths in vms if drivers.find(paths) is StorageDriver.DM_SNAPSHOT]
+        return await self._snapshots.tend(stores) if stores else []
+
+    async def usage(self, state_dir: Path, owners: usage.Owners) -> DiskUsage:
+        """What takes how much of ``state_dir``; one scan at a time."""
+        async with self._scanning:
+            return await in_thread(usage.measure, state_dir, owners)
+
+    async def sweep(self, vms_dir: Path, running: Iterable[str]) -> list[str]:
+        """Remove devices of VMs of ``vms_dir`` that do not run; sentences about it."""
+        return await self._snapshots.sweep(vms_dir, frozenset(running))
+
+    def _driver(self, paths: VmPaths) -> Driver:
+        driver = drivers.find(paths)
+        if driver is None:
+            raise HostLacksError(f"{paths.overlay} is missing", hint=_delete(paths))
+        return self._drivers[driver]
 
     async def check(self, boot: BootStack, spec: VmSpec, paths: VmPaths) -> None:
         """The root disk is intact and this image's, the work disk an ext4 of the right size.
@@ -65,12 +137,10 @@ class DiskStorage:
         A larger one was grown by a daemon that ended before it wrote that down: it is whole, and can be grown on.
         """
         hint = _delete(paths)
-        disk = root_disk.find(paths)
-        if disk is None:
-            raise HostLacksError(f"{paths.overlay} is missing", hint=hint)
+        driver = self._driver(paths)
         if check_size(paths.work, None, hint) < spec.work_bytes:
             check_size(paths.work, spec.work_bytes, hint)
-        await root_disk.check(boot, spec.disk_bytes, disk, hint)
+        await driver.check(boot, spec.disk_bytes, paths, hint)
         if ext4_bytes(paths.work) is None:
             raise HostLacksError(f"{paths.work} has no ext4 file system any more", hint=hint)
 
@@ -104,7 +174,7 @@ def _remove(paths: VmPaths) -> None:
 
 
 def _disks(paths: VmPaths) -> tuple[Path, ...]:
-    return (paths.overlay, paths.overlay_raw, paths.work)
+    return (*drivers.files_of_all(paths), paths.work)
 
 
 def _image_files(boot: BootStack) -> tuple[Path, ...]:
@@ -133,16 +203,27 @@ def _check_asked(boot: BootStack, spec: VmSpec) -> None:
             )
 
 
-def _needed_bytes(boot: BootStack, paths: VmPaths, root: DiskFormat) -> int:
-    """What the disks take at once: copies of the seed's data and of a raw root's, unless their blocks are shared."""
-    sources = [boot.work_seed, *([boot.rootfs] if root is DiskFormat.RAW else [])]
-    same = all(path.stat().st_dev == paths.state.stat().st_dev for path in sources)
+def _facts(boot: BootStack, paths: VmPaths) -> choose.Facts:
+    """What the host can for a VM of ``paths``, whose directory need not be there yet."""
+    directory = next(path for path in (paths.state, *paths.state.parents) if path.is_dir())
+    shares = probe.reflink(directory)
+    if shares and boot.rootfs.stat().st_dev != directory.stat().st_dev:
+        shares = probe.Answer(
+            ok=False, why=f"{boot.rootfs} is on another file system than {directory}"
+        )
+    return choose.Facts(paths.state.parents[1], shares, probe.device_mapper())
+
+
+def _work_bytes(boot: BootStack, paths: VmPaths) -> int:
+    """What the work disk takes at once: the seed's data, unless their blocks are shared."""
+    same = boot.work_seed.stat().st_dev == paths.state.stat().st_dev
     shared = same and fs.supports_reflink(paths.state)
-    return RESERVE_BYTES + (0 if shared else sum(fs.allocated_bytes(path) for path in sources))
+    return 0 if shared else fs.allocated_bytes(boot.work_seed)
 
 
 async def _make_work(boot: BootStack, spec: VmSpec, paths: VmPaths) -> str:
     how = await in_thread(fs.clone_file, boot.work_seed, paths.work)
+    how = StorageDriver.COPY.value if how == "sparse" else how
     if spec.work_bytes > boot.work_seed.stat().st_size:
         await _grow(paths.work, spec.work_bytes)
     return how

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from banger.host.confine_plan import Confinement, Limits
 from banger.host.namespaces import NamespacePair
@@ -36,7 +37,8 @@ def qemu(request: LaunchRequest, files: ProgramFiles, *, accel: str) -> Confinem
             *map(str, (boot.pvh_kernel, boot.initramfs, *image, paths.identity)),
             *([_RESOLV_CONF] if own_network else []),
         ),
-        writable=tuple(map(str, (request.root.path, paths.work, paths.console_log))),
+        writable=tuple(map(str, (*_root_files(request), paths.work, paths.console_log))),
+        disks=_root_devices(request),
         devices=("/dev/null", "/dev/urandom", *(["/dev/kvm"] if accel == "kvm" else [])),
         limits=_limits(request, 3 * GIB),
         host_network=own_network,
@@ -50,12 +52,21 @@ def firecracker(request: LaunchRequest, files: ProgramFiles) -> Confinement:
     return Confinement(
         code=files.code,
         readable=(*files.data, *map(str, (boot.kernel, boot.initramfs, paths.identity))),
-        writable=tuple(map(str, (request.root.path, paths.work, paths.vmm_log))),
+        writable=tuple(map(str, (*_root_files(request), paths.work, paths.vmm_log))),
+        disks=_root_devices(request),
         socket_dirs=(str(paths.runtime),),
         devices=("/dev/kvm", "/dev/urandom", *([] if inside is None else ["/dev/net/tun"])),
         limits=_limits(request, GIB),
         namespaces=None if inside is None else NamespacePair(*inside),
     )
+
+
+def _root_files(request: LaunchRequest) -> tuple[Path, ...]:
+    return () if request.root.device else (request.root.path,)
+
+
+def _root_devices(request: LaunchRequest) -> tuple[str, ...]:
+    return (str(request.root.path),) if request.root.device else ()
 
 
 def _limits(request: LaunchRequest, overhead_bytes: int) -> Limits:

@@ -2,7 +2,8 @@
 
 from banger.host import fs
 from banger.model.errors import HostLacksError, InvalidInputError, RefusedError
-from banger.storage import root as root_disk
+from banger.model.machine import RootDisk, StorageChoice, StorageDriver
+from banger.storage import drivers, usage
 
 
 class FakeStorage:
@@ -10,6 +11,7 @@ class FakeStorage:
 
     def __init__(self, free_bytes=1 << 40):
         self.free_bytes = free_bytes
+        self.opened = set()
 
     async def check_image(self, boot):
         for path in (boot.kernel, boot.initramfs, boot.rootfs, boot.work_seed):
@@ -28,7 +30,14 @@ class FakeStorage:
                     hint=f"banger image build {boot.manifest.name} --force",
                 )
 
-    async def create(self, boot, spec, paths, root):
+    wanted_format = None
+
+    async def choose(self, boot, paths, vmm, formats):
+        raw = StorageDriver.COPY
+        driver = StorageDriver.QCOW2 if formats[0] is StorageDriver.QCOW2.disk_format else raw
+        return StorageChoice(driver, "fake")
+
+    async def create(self, boot, spec, paths, driver):
         for name, asked, file in (
             ("disk", spec.disk_bytes, boot.rootfs),
             ("work", spec.work_bytes, boot.work_seed),
@@ -38,7 +47,7 @@ class FakeStorage:
                 raise InvalidInputError(
                     f"{name} size is too small", hint=f"choose --{name}-size {least >> 20}M or more"
                 )
-        for path in (paths.overlay, paths.overlay_raw, paths.work):
+        for path in (*drivers.files_of_all(paths), paths.work):
             if path.exists():
                 raise RefusedError(f"{path} is there already")
         if self.free_bytes < 64 << 20:
@@ -47,7 +56,7 @@ class FakeStorage:
                 detail=f"{self.free_bytes} are free",
                 hint="banger vm list",
             )
-        root_disk.path_of(paths, root).write_text(f"{spec.disk_bytes} {boot.rootfs}\n")
+        drivers.file_of(paths, driver).write_text(f"{spec.disk_bytes} {boot.rootfs}\n")
         paths.work.write_text(f"{spec.work_bytes}\n")
         return "fake"
 
@@ -63,7 +72,28 @@ class FakeStorage:
             raise HostLacksError(f"{paths.work} has the wrong size", hint=hint)
 
     def root(self, paths):
-        return root_disk.find(paths)
+        return drivers.find_disk(paths)
+
+    async def open_root(self, boot, spec, paths):
+        disk = self.root(paths)
+        if disk is None:
+            raise HostLacksError(f"{paths.overlay} is missing", hint="banger vm delete")
+        self.opened.add(paths.state.name)
+        return RootDisk(disk.path, disk.format)
+
+    async def close_root(self, paths):
+        self.opened.discard(paths.state.name)
+
+    async def tend(self, vms):
+        return []
+
+    async def usage(self, state_dir, owners):
+        return usage.measure(state_dir, owners)
+
+    async def sweep(self, vms_dir, running):
+        gone = self.opened - set(running)
+        self.opened -= gone
+        return [f"{name} removed" for name in sorted(gone)]
 
     async def grow_work(self, paths, size_bytes):
         _there(paths.work, f"banger vm delete {paths.state.name}, and create it again")
@@ -72,7 +102,7 @@ class FakeStorage:
         paths.work.write_text(f"{size_bytes}\n")
 
     async def delete(self, paths):
-        for path in (paths.overlay, paths.overlay_raw, paths.work):
+        for path in (*drivers.files_of_all(paths), paths.work):
             path.unlink(missing_ok=True)
 
 

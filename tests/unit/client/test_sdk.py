@@ -63,6 +63,8 @@ CALLS = {
     routes.IMAGES_REGISTER: lambda c: c.register_image(schema.ImageRegister("mine", base="debian")),
     routes.IMAGE_SHOW: lambda c: c.image("debian"),
     routes.IMAGE_DELETE: lambda c: c.delete_image("debian"),
+    routes.DISK_USAGE: lambda c: c.disk_usage(),
+    routes.PRUNE: lambda c: c.prune(schema.Prune(dry_run=True)),
     routes.OPERATIONS_LIST: lambda c: c.operations(limit=3),
     routes.OPERATION_SHOW: lambda c: c.operation(c.create_vm(schema.VmCreate(name="o")).id),
     routes.OPERATION_EVENTS: lambda c: c.wait(c.create_vm(schema.VmCreate(name="e"))),

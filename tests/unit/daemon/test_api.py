@@ -378,3 +378,25 @@ def test_the_checked_in_openapi_document_is_current():
     now = exact(make_app(None).openapi_schema.to_schema())
     assert now["openapi"].startswith("3.1")
     assert json.loads(OPENAPI.read_text()) == json.loads(json.dumps(now)), "run: make reference"
+
+
+async def test_disk_usage_has_vms_images_and_the_rest(api):
+    await make(api)
+    status, usage = await api("GET", "/v1/disk-usage")
+    assert status == 200
+    assert set(usage) == {"state_dir", "items", "used_bytes", "exact", "file_systems"}
+    (vm,) = [item for item in usage["items"] if item["kind"] == "vm"]
+    assert (vm["name"], vm["storage"]) == ("one", "qcow2")
+    assert usage["file_systems"][0]["free_bytes"] > 0
+
+
+async def test_prune_says_what_it_removed(api):
+    rest = api.world.directory / "images" / ".build-1"
+    rest.mkdir(parents=True)
+    for dry_run in (True, False):
+        status, items = await api("POST", "/v1/prune", {"dry_run": dry_run})
+        assert status == 200
+        assert [(item["kind"], item["removed"]) for item in items] == [("build", not dry_run)]
+        assert rest.exists() is dry_run
+    assert (await api("POST", "/v1/prune")) == (200, [])
+    assert (await api("POST", "/v1/prune", {"everything": True}))[0] == 400

@@ -95,3 +95,13 @@ def test_a_host_without_qemu_ends_with_status_5(tmp_path):
     )  # fmt: skip
     assert done.returncode == 5
     assert "fail  qemu" in done.stdout
+
+
+def test_a_volume_that_is_not_mounted_is_told_with_what_mounts_it(config):
+    config.state_dir.mkdir()
+    (config.state_dir / "vms").symlink_to(config.state_dir / "volume" / "vms")
+    (check,) = [check for check in CHECKS if check.name == "state directory"]
+    (finding,) = examine([check], config)
+    assert finding.status == "fail"
+    assert "not mounted" in finding.detail
+    assert finding.hint == f"sudo banger setup storage --state-dir {config.state_dir}"

@@ -31,7 +31,7 @@ def test_without_a_file_every_key_has_its_documented_default(home, tmp_path):
         "state_dir": f"{tmp_path}/.local/state/banger", "runtime_dir": "/run/user/1/banger", "log_level": "info",
         "default_image": "debian", "vcpus": 2, "memory": "2G", "disk_size": None, "work_size": "16G", "vmm": "auto",
         "network": "auto", "uplink": "slirp4netns", "dns_port": 0, "qemu_path": None, "firecracker_path": None, "jailer_path": None,
-        "bundle_dir": None, "bundle_manifest": None, "accel": "auto", "confine": "auto", "ready_timeout_s": 180.0,
+        "bundle_dir": None, "bundle_manifest": None, "accel": "auto", "confine": "auto", "storage": "auto", "ready_timeout_s": 180.0,
         "max_parallel_boots": 0, "mirror": None, "console_log_max_bytes": 1 << 20, "agent_path": None,
     }  # fmt: skip
     assert str(config.socket_path) == "/run/user/1/banger/bangerd.sock"
@@ -85,7 +85,7 @@ def test_every_key_has_an_environment_form(home):
     given = {
         "state_dir": "/s", "runtime_dir": "/r", "log_level": "debug", "default_image": "void", "vcpus": "1",
         "memory": "1G", "disk_size": "9G", "work_size": "1G", "vmm": "qemu", "network": "none", "uplink": "pasta", "dns_port": "5354",
-        "qemu_path": "/q", "firecracker_path": "/f", "jailer_path": "/j", "bundle_dir": "/b", "bundle_manifest": "/m", "accel": "kvm", "confine": "off", "ready_timeout_s": "7.5", "max_parallel_boots": "4", "mirror": "file:///m",
+        "qemu_path": "/q", "firecracker_path": "/f", "jailer_path": "/j", "bundle_dir": "/b", "bundle_manifest": "/m", "accel": "kvm", "confine": "off", "storage": "copy", "ready_timeout_s": "7.5", "max_parallel_boots": "4", "mirror": "file:///m",
         "console_log_max_bytes": "2M", "agent_path": "/a",
     }  # fmt: skip
     assert set(given) == set(KEYS)

@@ -1,5 +1,6 @@
 """Headers of qcow2 and ext4, against what the real tools write."""
 
+import struct
 import subprocess
 
 import pytest
@@ -9,9 +10,12 @@ from hypothesis import strategies as st
 from banger.storage.disk_format import (
     EXT4_HEAD_BYTES,
     QCOW2_HEAD_BYTES,
+    SNAPSHOT_HEAD_BYTES,
     Qcow2Head,
+    SnapshotHead,
     read_ext4_bytes,
     read_qcow2,
+    read_snapshot,
 )
 
 
@@ -81,3 +85,17 @@ def test_any_other_bytes_are_neither(data):
 @given(st.binary(max_size=200))
 def test_a_qcow2_header_with_nonsense_in_it_is_read_without_error(rest):
     read_qcow2(b"QFI\xfb\0\0\0\x03" + rest)
+
+
+def test_a_store_of_a_snapshot_is_known_by_its_head():
+    fresh = bytes(SNAPSHOT_HEAD_BYTES)
+    assert read_snapshot(fresh) == SnapshotHead(valid=True, chunk_sectors=0)
+    used = struct.pack("<4I", 0x70416E53, 1, 1, 8)
+    assert read_snapshot(used) == SnapshotHead(valid=True, chunk_sectors=8)
+    given_up = struct.pack("<4I", 0x70416E53, 0, 1, 8)
+    assert read_snapshot(given_up) == SnapshotHead(valid=False, chunk_sectors=8)
+
+
+@pytest.mark.parametrize("head", [b"", b"SnAp", b"x" * 16, struct.pack("<4I", 0x70416E53, 1, 2, 8)])
+def test_what_is_no_store_of_a_snapshot_is_none(head):
+    assert read_snapshot(head) is None

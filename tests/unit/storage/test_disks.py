@@ -9,10 +9,11 @@ import pytest
 
 from banger.host import fs
 from banger.model.errors import BangerError, CommandFailedError, HostLacksError, RefusedError
-from banger.model.machine import DiskFormat
+from banger.model.machine import StorageDriver
 from banger.model.units import MIB
-from banger.storage import disks, root
+from banger.storage import disks
 from banger.storage.disks import DiskStorage
+from banger.storage.qcow2 import Qcow2
 from tests.framework.toy import toy_image, toy_spec, vm_paths
 
 
@@ -43,7 +44,9 @@ def debugfs(path, request):
 
 async def test_both_disks_are_private_and_take_almost_no_room(boot, paths):
     spec = toy_spec(disk_bytes=8192 * MIB, work_bytes=4096 * MIB)
-    assert (await DiskStorage().create(boot, spec, paths, DiskFormat.QCOW2)).startswith("qcow2, ")
+    assert (await DiskStorage().create(boot, spec, paths, StorageDriver.QCOW2)).startswith(
+        "qcow2, "
+    )
     for path in (paths.overlay, paths.work):
         assert path.stat().st_mode & 0o777 == 0o600
     assert fs.allocated_bytes(paths.overlay) < MIB
@@ -56,14 +59,14 @@ async def test_the_work_disk_keeps_what_the_seed_holds_and_is_a_clean_file_syste
 ):
     (tmp_path / "note").write_text("from the seed")
     debugfs(boot.work_seed, f"write {tmp_path / 'note'} note")
-    await DiskStorage().create(boot, toy_spec(work_bytes=256 * MIB), paths, DiskFormat.QCOW2)
+    await DiskStorage().create(boot, toy_spec(work_bytes=256 * MIB), paths, StorageDriver.QCOW2)
     assert "from the seed" in debugfs(paths.work, "cat note")
     subprocess.run(["/sbin/e2fsck", "-f", "-n", paths.work], check=True, capture_output=True)
 
 
 async def test_an_overlay_that_lost_its_end_is_told(boot, paths):
     storage = DiskStorage()
-    await storage.create(boot, toy_spec(), paths, DiskFormat.QCOW2)
+    await storage.create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     write_into(paths.overlay)
     await storage.check(boot, toy_spec(), paths)
     with paths.overlay.open("r+b") as file:
@@ -75,7 +78,7 @@ async def test_an_overlay_that_lost_its_end_is_told(boot, paths):
 
 async def test_an_overlay_of_another_size_is_told_with_both(boot, paths):
     storage = DiskStorage()
-    await storage.create(boot, toy_spec(), paths, DiskFormat.QCOW2)
+    await storage.create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     with pytest.raises(HostLacksError) as raised:
         await storage.check(boot, toy_spec(disk_bytes=128 * MIB), paths)
     assert "64M" in raised.value.detail
@@ -84,7 +87,7 @@ async def test_an_overlay_of_another_size_is_told_with_both(boot, paths):
 
 async def test_a_work_disk_without_a_file_system_is_told(boot, paths):
     storage = DiskStorage()
-    await storage.create(boot, toy_spec(), paths, DiskFormat.QCOW2)
+    await storage.create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     with paths.work.open("r+b") as file:
         file.write(bytes(1 << 16))
     with pytest.raises(HostLacksError, match="no ext4"):
@@ -93,7 +96,7 @@ async def test_a_work_disk_without_a_file_system_is_told(boot, paths):
 
 async def test_a_work_disk_that_was_in_use_can_grow(boot, paths):
     storage = DiskStorage()
-    await storage.create(boot, toy_spec(), paths, DiskFormat.QCOW2)
+    await storage.create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     debugfs(paths.work, "ssv mtime now")  # as after a mount: resize2fs demands a check first
     debugfs(paths.work, "ssv state 0")
     await storage.grow_work(paths, 128 * MIB)
@@ -102,7 +105,7 @@ async def test_a_work_disk_that_was_in_use_can_grow(boot, paths):
 
 async def test_a_work_disk_that_could_not_grow_has_its_old_size(boot, paths, monkeypatch):
     storage = DiskStorage()
-    await storage.create(boot, toy_spec(), paths, DiskFormat.QCOW2)
+    await storage.create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     real = disks.run
 
     async def fail(argv, **options):
@@ -118,7 +121,7 @@ async def test_a_work_disk_that_could_not_grow_has_its_old_size(boot, paths, mon
 
 async def test_a_damaged_work_disk_is_not_grown(boot, paths):
     storage = DiskStorage()
-    await storage.create(boot, toy_spec(), paths, DiskFormat.QCOW2)
+    await storage.create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     paths.work.write_bytes(bytes(64 * MIB))
     with pytest.raises(HostLacksError, match="is damaged"):
         await storage.grow_work(paths, 128 * MIB)
@@ -128,7 +131,7 @@ async def test_a_damaged_work_disk_is_not_grown(boot, paths):
 async def test_too_little_space_is_refused_with_the_numbers(boot, paths, monkeypatch):
     monkeypatch.setattr(fs, "free_bytes", lambda _: 3 * MIB)
     with pytest.raises(HostLacksError, match="no space") as raised:
-        await DiskStorage().create(boot, toy_spec(), paths, DiskFormat.QCOW2)
+        await DiskStorage().create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     assert "3M are free" in raised.value.detail
     assert list(paths.state.iterdir()) == []
 
@@ -142,7 +145,7 @@ async def test_a_cancelled_create_leaves_nothing(boot, paths, monkeypatch):
 
     monkeypatch.setattr(disks, "run", hang)
     task = asyncio.create_task(
-        DiskStorage().create(boot, toy_spec(work_bytes=128 * MIB), paths, DiskFormat.QCOW2)
+        DiskStorage().create(boot, toy_spec(work_bytes=128 * MIB), paths, StorageDriver.QCOW2)
     )
     await begun.wait()
     task.cancel()
@@ -170,14 +173,14 @@ async def test_when_one_disk_fails_the_other_is_removed_too(boot, paths, monkeyp
         raise RefusedError("no overlay today")
 
     monkeypatch.setattr(fs, "clone_file", slowly)
-    monkeypatch.setattr(root, "make", fail)
+    monkeypatch.setattr(Qcow2, "make", fail)
     with pytest.raises(BangerError, match="no overlay today"):
-        await DiskStorage().create(boot, toy_spec(), paths, DiskFormat.QCOW2)
+        await DiskStorage().create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     await asyncio.sleep(0.1)
     assert list(paths.state.iterdir()) == []
 
 
 async def test_an_image_path_with_blanks_and_commas_works(tmp_path, paths):
     storage, boot = DiskStorage(), toy_image(tmp_path / "an, image")
-    await storage.create(boot, toy_spec(), paths, DiskFormat.QCOW2)
+    await storage.create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     await storage.check(boot, toy_spec(), paths)

@@ -56,6 +56,18 @@ def test_qemu_gets_the_vms_files_and_an_empty_network():
     assert (may.namespaces, may.host_network) == (None, False)
 
 
+@pytest.mark.parametrize("vmm", ["qemu", "firecracker"])
+def test_a_root_disk_that_is_a_device_is_a_node_and_no_file(vmm):
+    device = replace(request(), root=RootDisk(Path("/dev/dm-3"), DiskFormat.RAW, device=True))
+    if vmm == "qemu":
+        may = confinement.qemu(device, FILES, accel="tcg")
+    else:
+        may = confinement.firecracker(device, FILES)
+    assert may.disks == ("/dev/dm-3",)
+    assert ("/dev/dm-3", "disk") in may.paths()
+    assert "/s/vms/a/work.img" in may.writable
+
+
 def test_qemu_gets_kvm_only_to_use_it_and_no_image_that_its_disk_does_not_need():
     raw = request(root=DiskFormat.RAW)
     paths = dict(confinement.qemu(raw, FILES, accel="kvm").paths())

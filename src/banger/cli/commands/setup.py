@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from banger.cli.lazy import Entry, LazyGroup
 from banger.cli.output import data
 from banger.cli.self_command import self_argv
 from banger.cli.session import Session, pass_session
@@ -20,10 +21,18 @@ RESOLVED_SETUP = (
     " && sudo systemctl restart systemd-resolved"
 )
 
+COMMANDS = {
+    "ssh": Entry("banger.cli.commands.setup:ssh", "Make plain ssh reach VMs as NAME.banger."),
+    "storage": Entry(
+        "banger.cli.commands.setup_storage:storage",
+        "Make a file system that shares blocks (as root).",
+    ),
+}
 
-@click.group()
+
+@click.group(cls=LazyGroup, lazy=COMMANDS)
 def setup() -> None:
-    """Fit banger into this account."""
+    """Fit banger into this account or host."""
 
 
 def _quoted(path: Path) -> str:
@@ -52,7 +61,7 @@ def include_line(config: Config) -> str:
     return f'Include "{config.ssh_config_path}"'
 
 
-@setup.command()
+@click.command()
 @click.option("--print", "only_print", is_flag=True, help="Only show what would be written.")
 @click.option("--remove", is_flag=True, help="Take it back.")
 @data.format_option

@@ -80,6 +80,7 @@ def _vm_pairs(vm: Json) -> list[tuple[str, object]]:
         ("memory", format_size(spec["memory_mib"] * MIB)),
         ("disk", format_size(spec["disk_bytes"])),
         ("work disk", format_size(spec["work_bytes"])),
+        ("storage", status.get("storage")),
         ("vmm", f"{status['vmm']}, {status['accel']}" if status["vmm"] else spec["vmm"]),
         ("network", status["network"] or spec["network"]),
         ("nat", yes_no(spec["nat"])),

@@ -59,6 +59,8 @@ async def _why_silent(machine: Machine, error: BangerError) -> str:
     """Why a guest does not answer, if its VMM knows."""
     if machine.vmm is None:
         return error.what
+    if machine.store_trouble:
+        return f"{machine.store_trouble}; free space on this host, then: banger vm resume {machine.name}"
     try:
         status = await machine.vmm.status()
     except BangerError as silent:
