@@ -24,7 +24,7 @@ def as_user(uid, work, *arguments, groups=()):
             os.setuid(uid)
             ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1)  # else /proc/self is root's
             result = (True, work(*arguments))
-        except BaseException:
+        except BaseException:  # noqa: BLE001  whatever it is, the parent is told
             result = (False, traceback.format_exc())
         with os.fdopen(writer, "wb") as pipe:
             pickle.dump(result, pipe)

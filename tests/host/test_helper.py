@@ -109,7 +109,16 @@ class Uplinked:
 
     def __init__(self, helper):
         self.helper = helper
-        argv = ["unshare", "--user", "--map-root-user", "--net", "--", "sh", "-c", "echo ready; read end"]
+        argv = [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--net",
+            "--",
+            "sh",
+            "-c",
+            "echo ready; read end",
+        ]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.process.stdout.readline() == b"ready\n"
         self.namespace = os.open(f"/proc/{self.process.pid}/ns/net", os.O_RDONLY)
@@ -118,12 +127,11 @@ class Uplinked:
         return await ask(self.helper.socket, "uplink.attach", descriptors=[self.namespace])
 
     def inside(self, *argv):
-        done = subprocess.run(
+        return subprocess.run(
             ["nsenter", f"--user=/proc/{self.process.pid}/ns/user", f"--net=/proc/{self.process.pid}/ns/net",
              "--preserve-credentials", "--", *argv],
             check=False, capture_output=True, text=True,
         )  # fmt: skip
-        return done
 
     def set_up(self, found, guest=None):
         """As a daemon does it; with ``guest`` an address of the guests' prefix is there too."""
@@ -147,7 +155,9 @@ class Uplinked:
             "s.settimeout(1); s.bind((sys.argv[1], 0)); s.connect((sys.argv[2], int(sys.argv[3])))\n"
             "s.send(b'hello from a guest'); print(s.recv(99).decode(errors='replace'), end='')\n"
         )
-        return self.inside(sys.executable, "-I", "-c", script, source, address, str(port), kind).stdout
+        return self.inside(
+            sys.executable, "-I", "-c", script, source, address, str(port), kind
+        ).stdout
 
     def close(self):
         os.close(self.namespace)
@@ -215,7 +225,7 @@ async def test_metadata_loopback_and_multicast_are_closed(uplinked, own_host, ad
 
 
 async def test_a_source_that_is_not_its_own_goes_nowhere(uplinked, own_host):
-    one, _, guest = await ready(uplinked)
+    one, _, _guest = await ready(uplinked)
     two, _, other_guest = await ready(uplinked)
     for lie in ("203.0.113.9", other_guest, "192.0.2.77"):
         one.inside("ip", "addr", "add", f"{lie}/32", "dev", "lo")
@@ -293,7 +303,10 @@ async def test_a_resolver_on_an_address_of_the_hosts_own_is_asked_too(own_host, 
 async def test_ipv6_is_dropped(uplinked):
     one, found, _ = await ready(uplinked)
     shown = subprocess.run(
-        ["ip", "-6", "addr", "show", "dev", found["link"]], capture_output=True, text=True, check=True
+        ["ip", "-6", "addr", "show", "dev", found["link"]],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert shown == ""
     ip("-6", "addr", "add", "fd00::1/64", "dev", found["link"], "nodad")
@@ -319,7 +332,10 @@ async def test_one_table_whatever_the_number_of_uplinks(uplinked):
     for _ in range(3):
         await ready(uplinked)
         done = subprocess.run(
-            ["nft", "-a", "list", "table", "inet", "banger_host"], capture_output=True, text=True, check=True
+            ["nft", "-a", "list", "table", "inet", "banger_host"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         rules.add(sum(" handle " in line for line in done.stdout.splitlines()))
     assert len(rules) == 1
@@ -410,7 +426,7 @@ async def test_a_prefix_that_the_host_uses_is_refused(helper, words):
     before = host_state()
     one = Uplinked(helper)
     try:
-        with pytest.raises(RefusedError, match="10.115.0.0/16 is in use") as caught:
+        with pytest.raises(RefusedError, match=r"10\.115\.0\.0/16 is in use") as caught:
             await one.attach()
         assert "bridge_prefix" in caught.value.hint
     finally:
@@ -419,7 +435,9 @@ async def test_a_prefix_that_the_host_uses_is_refused(helper, words):
 
 
 async def test_a_foreign_drop_policy_is_named_with_what_mends_it(uplinked):
-    rules = "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }"
+    rules = (
+        "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }"
+    )
     subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True)
     one, found, guest = await ready(uplinked)
     (warning,) = found["warnings"]
@@ -454,7 +472,9 @@ async def test_the_next_helper_takes_over_what_lives_and_removes_what_does_not(o
     assert host_state() == before
 
 
-@pytest.mark.parametrize("broken", ["add_address", "set_link", "add_route", "disable_ipv6", "forward_ipv4"])
+@pytest.mark.parametrize(
+    "broken", ["add_address", "set_link", "add_route", "disable_ipv6", "forward_ipv4"]
+)
 async def test_an_attach_that_fails_half_way_leaves_nothing(helper, monkeypatch, broken):
     before = host_state()
 

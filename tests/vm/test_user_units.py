@@ -59,7 +59,9 @@ def dev(vm, tmp_path_factory):
         argv = (*user, "bash", "-c", line)
         return vm.run("vm", "exec", "-w", "/home/dev", "box", "--", *argv, **options).stdout.strip()
 
-    run("for i in $(seq 100); do systemctl --user is-system-running && exit; sleep 0.1; done; exit 1")
+    run(
+        "for i in $(seq 100); do systemctl --user is-system-running && exit; sleep 0.1; done; exit 1"
+    )
     return run
 
 
@@ -77,9 +79,7 @@ def test_the_socket_starts_the_daemon_and_what_it_started_outlives_it(vm, dev):
 
     # A process of the service stands for a VM: there is nothing in the guest to boot one with.
     group = dev("systemctl --user show --property ControlGroup --value bangerd.service")
-    child = (
-        f"setsid sleep 1000 > /dev/null 2>&1 & echo $! > /sys/fs/cgroup{group}/cgroup.procs; echo $!"
-    )
+    child = f"setsid sleep 1000 > /dev/null 2>&1 & echo $! > /sys/fs/cgroup{group}/cgroup.procs; echo $!"
     sleeper = vm.run("vm", "exec", "box", "--", "sh", "-c", child).stdout.strip()
     assert sleeper in dev(f"cat /sys/fs/cgroup{group}/cgroup.procs").split()
     dev("systemctl --user stop bangerd.service")

@@ -11,6 +11,8 @@ from banger.engine.machine import Machine
 from banger.engine.ports import Stream
 from banger.model.state import not_running
 
+HAS_ADDRESS = frozenset({"user", "bridge"})
+"""Networks in which the guest has an address that the daemon reaches."""
 CHUNK_BYTES = 64 * 1024
 
 
@@ -19,7 +21,7 @@ async def dial(context: Context, machine: Machine, port: int) -> socket.socket:
     run = machine.record.run
     if run is None or machine.guest is None:
         raise not_running(machine.name, machine.state)
-    if run.network == "user" and machine.lease is not None:
+    if run.network in HAS_ADDRESS and machine.lease is not None:
         return await context.network.dial(machine.lease, port)
     return _as_socket(await machine.guest.proxy(port))
 

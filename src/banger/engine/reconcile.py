@@ -13,6 +13,7 @@ import msgspec
 
 from banger.engine.boot import refresh_services, watch_exit
 from banger.engine.context import Context
+from banger.engine.dial import HAS_ADDRESS
 from banger.engine.effects import EFFECTS, RUN_EFFECTS, undo_effects
 from banger.engine.engine import Engine
 from banger.engine.machine import Machine
@@ -108,7 +109,7 @@ async def _adopt(context: Context, machine: Machine) -> bool:
     machine.vmm = vmm
     machine.guest = context.guests(machine.paths, vmm.agent)
     watch_exit(machine)
-    if machine.lease is not None and run.network == "user":
+    if machine.lease is not None and run.network in HAS_ADDRESS:
         context.network.adopted(machine.lease)
     try:
         await open_forwards(context, machine)
