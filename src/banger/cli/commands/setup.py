@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from banger.cli.commands.setup_helper import helper
 from banger.cli.output import data
 from banger.cli.self_command import self_argv
 from banger.cli.session import Session, pass_session
@@ -97,3 +98,6 @@ def _write(config: Config, user_config: Path, *, remove: bool) -> None:
         raise BangerError(
             f"{target} could not be changed", detail=str(error), hint="banger setup ssh --print"
         ) from error
+
+
+setup.add_command(helper)
