@@ -95,7 +95,7 @@ def forwards(name):
 def host_state():
     """All of this host that the helper could change, as text."""
     found = []
-    for argv in (["nft", "list", "ruleset"], ["ip", "-o", "addr"], ["ip", "route"]):
+    for argv in (["nft", "list", "ruleset"], ["ip", "-o", "-4", "addr"], ["ip", "route"]):
         done = subprocess.run(argv, capture_output=True, text=True, check=True)
         found.append(done.stdout)
     found.append({name: forwards(name) for name in links()})

@@ -29,6 +29,7 @@ from tests.framework.helper_host import (
     tables,
 )
 from tests.framework.net_host import BEYOND, HOST_ADDRESS, Namespace, ip
+from tests.framework.ordinary_user import OrdinaryUser, tun_mode
 
 TABLE = "table inet banger_host"
 
@@ -779,3 +780,124 @@ async def test_without_a_helper_the_error_says_what_to_do(short_dir):
     with pytest.raises(HostLacksError, match="does not run") as caught:
         await ask(short_dir / "none.sock", "hello")
     assert caught.value.hint == "sudo banger setup helper"
+
+
+# The process
+
+
+def start_helper(directory, *options, fd=None):
+    argv = [
+        sys.executable,
+        "-m",
+        "banger.helper.main",
+        "--state-dir",
+        str(directory / "state"),
+        *options,
+    ]
+    env = {**os.environ, "BANGER_CONFIG": str(directory / "none.toml")}
+    if fd is None:
+        return subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, text=True)
+    code = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); os.execv(sys.argv[2], sys.argv[2:])"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(fd), *argv], env=env, pass_fds=[fd], stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+
+
+async def answered(path):
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await ask(path, "hello")
+            except HostLacksError:
+                await asyncio.sleep(0.05)
+
+
+async def test_the_process_serves_ends_on_sigterm_and_its_uplinks_live_on(own_host, short_dir):
+    before = host_state()
+    path = short_dir / "h.sock"
+    one = Uplinked(None)
+    process = start_helper(short_dir, "--socket", str(path), "--group", "")
+    try:
+        assert (await answered(path))["pid"] == process.pid
+        found = await ask(path, "uplink.attach", descriptors=[one.namespace])
+        second = start_helper(short_dir, "--socket", str(path), "--group", "")
+        assert second.wait() == 4
+        assert "another process's" in second.stderr.read()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+        assert not path.exists()
+        assert found["link"] in links()
+    finally:
+        process.kill()
+        process.stderr.close()
+        second.stderr.close()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:  # as systemd passes it
+        listener.bind(str(path))
+        listener.listen(8)
+        process = start_helper(short_dir, "--group", "", fd=listener.fileno())
+        try:
+            (kept,) = (await ask(path, "list"))["uplinks"]
+            assert kept["slot"] == found["slot"]
+            one.close()
+            await until(lambda: host_state() == before)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait() == 0
+            assert path.exists()  # systemd's
+        finally:
+            process.kill()
+            process.stderr.close()
+    path.unlink()
+
+
+def test_a_missing_group_is_an_error_with_the_next_step(own_host, short_dir):
+    process = start_helper(short_dir, "--socket", str(short_dir / "h.sock"), "--group", "no-such")
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 5
+    assert said.endswith("hint: sudo groupadd --system no-such\n")
+
+
+SCENARIO = """
+import asyncio, os, sys
+from pathlib import Path
+from banger.network.bridge import BridgeNetwork
+from banger.network.modes import DaemonNetwork
+from banger.network.uplinks.client import HostUplinks
+from banger.network.uplinks.service import UplinkService
+from banger.network.uplinks.slots import SlotPlan
+from banger.network.user import UserNetwork
+async def main():
+    directory = Path(sys.argv[1])
+    uplinks = HostUplinks(Path(sys.argv[2]), UplinkService(directory / "helper", SlotPlan()))
+    network = DaemonNetwork(UserNetwork(directory, directory), BridgeNetwork(directory, directory, uplinks), uplinks)
+    await network.start()
+    lease, mtu = await network.settle(network.plan_lease("a" * 12, []), "auto")
+    attached = await network.attach(lease, "auto", named=False)
+    print(attached.mode, lease.ip.rpartition(".")[2], mtu, (await network.describe())["mode"])
+    os.close(attached.tap_fd)
+    await network.detach(lease)
+    await network.stop(if_unused=False)
+    await network.close()
+asyncio.run(main())
+"""
+
+
+async def test_an_ordinary_user_in_the_group_gets_bridge_mode(own_host, short_dir):
+    with OrdinaryUser(groups=[GROUP]) as someone:
+        python = someone.python()
+        if python is None:
+            pytest.skip("there is no Python of this version that every user may start")
+        someone.install(python)
+        own = someone.checkout / "run"
+        own.mkdir()
+        os.chown(own, someone.account.pw_uid, someone.account.pw_gid)
+        path = f"PYTHONPATH={someone.checkout / 'src'}:{someone.checkout / 'site'}"
+        async with running_helper(short_dir) as helper:
+            argv = ("env", path, python, "-c", SCENARIO, str(own), str(helper.socket))
+            with tun_mode(0o666):
+                done = await asyncio.to_thread(someone.run, *argv, timeout=60, check=False)
+            assert done.stderr == ""
+            assert done.stdout == "bridge 16 1500 bridge\n"
+            assert [row["uid"] for row in helper.audited() if row["what"] == "uplink.attach"] == [
+                someone.account.pw_uid
+            ]
+            await until(lambda: not [name for name in links() if name.startswith("banger-up")])
