@@ -1,5 +1,6 @@
 """What a network promises (`engine.ports.Network`): one suite for the fake and for the namespace of our own."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -8,14 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from banger.host import probe
 from banger.host.namespaces import probe_namespaces
 from banger.model.errors import HostLacksError
 from banger.model.spec import ForwardProtocol
+from banger.network.bridge import BridgeNetwork
+from banger.network.modes import DaemonNetwork
+from banger.network.uplinks.client import HostUplinks
+from banger.network.uplinks.service import UplinkService
+from banger.network.uplinks.slots import SlotPlan
 from banger.network.user import UserNetwork
 from tests.framework.fake_world import FakeNetwork, World
+from tests.framework.net_host import OwnHost
 
 
-@pytest.fixture(params=["fake", "user"])
+@pytest.fixture(params=["fake", "user", "bridge"])
 async def network(request, tmp_path):
     if request.param == "fake":
         yield FakeNetwork(World(tmp_path))
@@ -23,13 +31,38 @@ async def network(request, tmp_path):
     answer = probe_namespaces()
     if not answer:
         pytest.skip(f"no namespaces: {answer.why}; {answer.hint}")
+    if request.param == "bridge" and not probe.root():
+        pytest.skip(f"uplinks in this process need root: {probe.root().why}")
     directory = Path(tempfile.mkdtemp(prefix="bgn-", dir="/tmp"))
-    made = UserNetwork(directory, directory)
-    await made.start()
-    yield made
-    await made.stop(if_unused=False)
-    await made.close()
+    host = OwnHost() if request.param == "bridge" else contextlib.nullcontext()
+    with contextlib.closing(host) if request.param == "bridge" else host:
+        made = make(directory, request.param)
+        await made.start()
+        yield made
+        await made.stop(if_unused=False)
+        await made.close()
     shutil.rmtree(directory)
+
+
+def make(directory, mode):
+    """The daemon's network, whose ``auto`` is user mode or, if that is asked for, is answered in bridge mode."""
+    uplinks = HostUplinks(directory / "none.sock", UplinkService(directory / "helper", SlotPlan()))
+    made = DaemonNetwork(
+        UserNetwork(directory, directory), BridgeNetwork(directory, directory, uplinks), uplinks
+    )
+    made.asked_for = mode
+    return made
+
+
+async def settled(network, vm_id="a" * 12):
+    """A lease of the mode under test."""
+    lease, _ = await network.settle(network.plan_lease(vm_id, []), mode_of(network))
+    return lease
+
+
+def mode_of(network):
+    """What is asked for: the fake has only ``user``."""
+    return getattr(network, "asked_for", "user")
 
 
 def release(attached):
@@ -53,19 +86,29 @@ async def test_the_smallest_free_index_is_used_again(network):
 
 
 async def test_a_guest_is_attached_with_its_lease(network):
-    lease = network.plan_lease("a" * 12, [])
-    attached = await network.attach(lease, "auto", named=False)
-    assert (attached.mode, attached.lease, attached.warning) == ("user", lease, "")
+    lease = await settled(network)
+    attached = await network.attach(lease, mode_of(network), named=False)
+    assert (attached.mode, attached.lease, attached.warning) == (mode_of(network), lease, "")
     release(attached)
     await network.detach(lease)
 
 
 async def test_detaching_is_idempotent_also_for_what_was_never_attached(network):
-    lease = network.plan_lease("a" * 12, [])
+    lease = await settled(network)
     await network.detach(lease)
-    release(await network.attach(lease, "user", named=False))
+    release(await network.attach(lease, mode_of(network), named=False))
     for _ in range(2):
         await network.detach(lease)
+
+
+async def test_settling_keeps_what_makes_a_vm_itself(network):
+    lease = network.plan_lease("a" * 12, [])
+    settled_lease, mtu = await network.settle(lease, mode_of(network))
+    assert mtu >= 1500
+    for key in ("vm_id", "index", "mac"):
+        assert getattr(settled_lease, key) == getattr(lease, key)
+    assert (await network.settle(settled_lease, mode_of(network)))[0] == settled_lease
+    assert (await network.settle(settled_lease, "none"))[0] == settled_lease
 
 
 async def test_none_has_no_nic(network):

@@ -186,6 +186,9 @@ class FakeNetwork:
             "10.0.255.3",
         )
 
+    async def settle(self, lease, mode):
+        return lease, 65520
+
     async def attach(self, lease, mode, *, named, outward=True):
         self.world.taps.add(lease.vm_id)
         self.world.outward[lease.vm_id] = outward

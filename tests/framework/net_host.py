@@ -190,7 +190,8 @@ class LinuxGuest:
         for descriptor in (self.tap, self._nic):
             fcntl.ioctl(descriptor, TUNSETOFFLOAD, CSUM_TSO4)
         inside = self.namespace.run
-        inside(ip, "link", "set", "eth0", "address", self.lease.mac, "mtu", "65520", "up")
+        mtu = str(attachment.mtu)
+        inside(ip, "link", "set", "eth0", "address", self.lease.mac, "mtu", mtu, "up")
         inside(ip, "addr", "add", f"{self.lease.ip}/{self.lease.prefix_length}", "dev", "eth0")
         inside(ip, "route", "add", "default", "via", self.lease.gateway)
         self._wake, self._end = os.pipe()

@@ -11,8 +11,13 @@ import pytest
 from banger.host import proc
 from banger.host.namespaces import probe_namespaces
 from banger.host.probe import root
+from banger.network.bridge import BridgeNetwork
+from banger.network.uplinks.client import HostUplinks
+from banger.network.uplinks.service import UplinkService
+from banger.network.uplinks.slots import SlotPlan
 from banger.network.user import UserNetwork
 from tests.framework import firecracker_program
+from tests.framework.helper_host import host_state
 from tests.framework.net_host import LinuxGuest, OwnHost, Wire
 
 
@@ -53,13 +58,33 @@ def firecracker():
 
 
 @pytest.fixture
-async def network(own_host, namespaces_work, short_dir):
+def network_mode():
+    """Which network the tests of a module use; modules whose promises hold in both have a fixture of their own in its place."""
+    return "user"
+
+
+@pytest.fixture
+async def network(own_host, namespaces_work, short_dir, network_mode):
     """A started network of an empty host; ended with all that hangs on it."""
-    made = UserNetwork(short_dir, short_dir)
+    uplinks = uplinks_of(short_dir)
+    if network_mode == "bridge":
+        made = BridgeNetwork(short_dir, short_dir, uplinks)
+    else:
+        made = UserNetwork(short_dir, short_dir)
+    before = host_state()
     await made.start()
     yield made
     await made.stop(if_unused=False)
     await made.close()
+    await uplinks.close()
+    if network_mode == "bridge":
+        assert host_state()[0] == before[0], "rules were left on the host"
+
+
+def uplinks_of(directory):
+    """Routed uplinks made in this process, as root's daemon makes them where no helper runs."""
+    service = UplinkService(directory / "helper", SlotPlan())
+    return HostUplinks(directory / "none.sock", service)
 
 
 class Guests:
@@ -73,6 +98,7 @@ class Guests:
         network = network or self.network
         lease = network.plan_lease(f"{len(self.leases):012x}", self.leases)
         self.leases.append(lease)
+        lease, _ = await network.settle(lease, "auto")
         return await network.attach(lease, "auto", named=False, outward=outward)
 
     async def linux(self, *, outward=True):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import os
 import socket
@@ -38,6 +39,12 @@ BRIDGE = BRIDGE_MAC.hex(":")
 UNREACHED = "No route to host|timed out"
 
 
+@pytest.fixture(params=["user", "bridge"])
+def network_mode(request):
+    """All of this is promised in both modes."""
+    return request.param
+
+
 async def in_thread(work, *arguments, **named):
     return await asyncio.to_thread(work, *arguments, **named)
 
@@ -47,6 +54,19 @@ def from_host(address, port=ECHO_PORT):
     with socket.create_connection((address, port), timeout=3) as opened:
         opened.sendall(b"host")
         assert opened.recv(4) == b"host"
+
+
+def guests_network(lease):
+    return ipaddress.ip_network(f"{lease.ip}/{lease.prefix_length}", strict=False)
+
+
+def broadcast(lease):
+    return str(guests_network(lease).broadcast_address)
+
+
+def nobody(lease):
+    """An address of the guests' network that no guest has."""
+    return str(guests_network(lease)[-9])
 
 
 def arrived(wire, own_host, text=b"allowed"):
@@ -305,7 +325,7 @@ async def test_one_vm_reaches_no_other_by_any_kind_of_frame(guests, own_host):
         "01:00:5e:00:00:01",
         "01:80:c2:00:00:0e",
     ):
-        for address in (other.lease.ip, "10.113.255.255", "255.255.255.255", "224.0.0.1"):
+        for address in (other.lease.ip, broadcast(one.lease), "255.255.255.255", "224.0.0.1"):
             one.send_ipv4(ipv4(one.lease.ip, address, 17, marked), target=target)
         one.send(ethernet(target, one.lease.mac, 0x88B5, b"neighbour" * 8))
     one.send(
@@ -341,8 +361,8 @@ async def test_a_spoofed_source_goes_nowhere(guests, own_host, lie):
     own_mac, own_ip = wire.lease.mac, wire.lease.ip
     source_mac, source_ip = {
         "mac": ("02:00:00:00:00:99", own_ip),
-        "ip": (own_mac, "10.113.9.9"),
-        "both": ("02:00:00:00:00:99", "10.113.9.9"),
+        "ip": (own_mac, nobody(wire.lease)),
+        "both": ("02:00:00:00:00:99", nobody(wire.lease)),
         "other guest": (other.lease.mac, other.lease.ip),
         "vlan": (own_mac, own_ip),
         "unspecified": (own_mac, "0.0.0.0"),

@@ -33,7 +33,6 @@ needs_loop = pytest.mark.skipif(not probe.loop(), reason=f"no loop mount: {probe
         (["--work-size", "banana"], 2),
         (["--image", "plan9"], 3),
         (["--forward", "x:y"], 2),
-        (["--network", "bridge"], 5),
         (["--vmm", "firecracker"], 5),
     ],
 )

@@ -23,7 +23,12 @@ from banger.host.confine import Policy
 from banger.images.catalog import ImageCatalog
 from banger.model import clock
 from banger.model.machine import Timeouts, VmPaths
+from banger.network.bridge import BridgeNetwork
 from banger.network.forward import Relays
+from banger.network.modes import DaemonNetwork
+from banger.network.uplinks.client import HostUplinks
+from banger.network.uplinks.service import UplinkService
+from banger.network.uplinks.slots import SlotPlan
 from banger.network.user import UserNetwork
 from banger.storage.disks import DiskStorage
 from banger.store.store import Store
@@ -48,12 +53,20 @@ def compose(config: Config) -> Service:
     firecracker = FirecrackerVmm(
         functools.partial(find_binaries, config, warn=log.warning), policy=policy
     )
+    uplinks = HostUplinks(
+        config.helper_socket,
+        UplinkService(config.helper_state_dir, SlotPlan(config.bridge_prefix)),
+    )
     context = Context(
         store=store,
         board=Board(store),
         vmms=Backends([firecracker, vmm]),
         storage=DiskStorage(config.storage),
-        network=UserNetwork(runtime_dir, state_dir, uplink=config.uplink),
+        network=DaemonNetwork(
+            UserNetwork(runtime_dir, state_dir, uplink=config.uplink),
+            BridgeNetwork(runtime_dir, state_dir, uplinks),
+            uplinks,
+        ),
         relays=Relays(),
         images=ImageCatalog(
             config.images_dir, state_dir / "logs", mirror=config.mirror, agent=config.agent_path

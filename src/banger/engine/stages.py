@@ -9,6 +9,7 @@ import msgspec
 
 from banger.engine.boot import watch_exit
 from banger.engine.context import Context
+from banger.engine.dial import on_own_network
 from banger.engine.forwards import open_forwards
 from banger.engine.machine import Machine
 from banger.engine.ports import Vmm
@@ -19,8 +20,6 @@ from banger.model.clock import Deadline
 from banger.model.machine import IdentityRequest, LaunchRequest
 from banger.model.record import RunRecord
 from banger.model.spec import NetworkMode
-
-NAMESPACE_MTU = 65520
 
 
 async def validate_new(context: Context, machine: Machine, job: Job) -> str:
@@ -83,20 +82,28 @@ async def write_identity(context: Context, machine: Machine, job: Job) -> str:
     """The identity drive, with a fresh clock and fresh entropy."""
     del job
     has_nic = machine.record.spec.network is not NetworkMode.NONE
+    mtu = await _settle(context, machine)
     request = IdentityRequest(
         machine.id,
         machine.name,
         machine.lease if has_nic else None,
-        await _mtu(context),
+        mtu,
         context.images.boot_stack(machine.record.image_id).manifest.services,
     )
     await context.identity.write(request, machine.paths)
     return ""
 
 
-async def _mtu(context: Context) -> int | None:
-    described = await context.network.describe()
-    return NAMESPACE_MTU if described.get("mode") == "user" else None
+async def _settle(context: Context, machine: Machine) -> int | None:
+    """Give the VM its addresses in the network in which it is about to run, which may be another than last time; the MTU there."""
+    if machine.lease is None:
+        raise RuntimeError("every VM has a lease")
+    lease, mtu = await context.network.settle(machine.lease, machine.record.spec.network)
+    if lease != machine.lease:
+        context.store.update_lease(lease)
+        machine.lease = lease
+        save_copy(machine)
+    return mtu
 
 
 async def start_vmm(context: Context, machine: Machine, job: Job) -> str:
@@ -128,7 +135,7 @@ async def start_vmm(context: Context, machine: Machine, job: Job) -> str:
         accel=vmm.accel,
         network=attachment.mode,
         started_at=clock.now(),
-        ip=attachment.lease.ip if attachment.lease and attachment.mode == "user" else None,
+        ip=attachment.lease.ip if attachment.lease and on_own_network(attachment.mode) else None,
         warning="; ".join(filter(None, (attachment.warning, vmm.warning))),
     )
     machine.save(run=run)

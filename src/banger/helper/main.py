@@ -1,18 +1,104 @@
-"""``banger-helper``: the narrow root service for TAP, nft, device mapper and loop devices."""
+"""``banger-helper``: the narrow root service. It makes what ordinary users' networks need on the host, and nothing else."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
+import signal
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from banger import __version__
+from banger.helper.audit import AuditLog
+from banger.helper.listening import bind, forget, group_id, inherited
+from banger.helper.policy import Policy
+from banger.helper.server import Server
+from banger.helper.verbs import World
+from banger.host import fs
+from banger.host.config import load_config
+from banger.model.errors import BangerError, HostLacksError
+from banger.network.uplinks.service import QUOTA, UplinkService
+from banger.network.uplinks.slots import SlotPlan
+
+log = logging.getLogger(__name__)
 
 
-def main() -> None:
-    """Say that this release has no helper: everything runs without privilege."""
-    sys.stderr.write(
-        "error: banger-helper is not built yet\n"
-        "this release needs no privileged helper\n\n"
-        "hint: banger daemon start\n"
-    )
-    sys.exit(1)
+@click.command()
+@click.version_option(__version__, prog_name="banger-helper")
+@click.option("--socket", "path", help="Where to listen.  [default: helper_socket]")
+@click.option(
+    "--group", default="banger", show_default=True, help="Who may ask besides root; empty: nobody."
+)
+@click.option("--state-dir", help="Ledger and audit log.  [default: helper_state_dir]")
+@click.option(
+    "--prefix", help="Private network that guests' addresses are of.  [default: bridge_prefix]"
+)
+@click.option(
+    "--quota", default=QUOTA, show_default=True, type=click.IntRange(1, 64), help="Uplinks a user."
+)
+def main(
+    path: str | None, group: str, state_dir: str | None, prefix: str | None, quota: int
+) -> None:
+    """Serve root and the members of a group until SIGTERM. What was made for them stays.
+
+    Defaults are of /etc/banger/config.toml. systemd may pass the listening socket; see banger setup helper.
+    """
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    try:
+        if os.geteuid() != 0:
+            raise HostLacksError("banger-helper must run as root", hint="sudo banger-helper")
+        config = load_config()
+        service = UplinkService(
+            Path(state_dir or config.helper_state_dir).absolute(),
+            SlotPlan(prefix or config.bridge_prefix),
+            quota=quota,
+        )
+        asyncio.run(serve(Path(path or config.helper_socket).absolute(), group_id(group), service))
+    except BangerError as error:
+        sys.exit(_show(error))
+
+
+async def serve(path: Path, gid: int | None, uplinks: UplinkService) -> None:
+    """Serve until SIGTERM or SIGINT; uplinks outlive it."""
+    directory = uplinks.directory
+    fs.make_private_dir(directory)
+    await uplinks.start()
+    passed = inherited()
+    try:
+        listener = passed or bind(path, gid)
+    except BaseException:
+        await uplinks.close()
+        raise
+    audit = AuditLog(directory / "audit.log")
+    server = Server(listener, World(uplinks), Policy(gid, time.monotonic), audit)
+    serving = asyncio.create_task(server.serve())
+    for signo in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signo, serving.cancel)
+    audit.note("start", pid=os.getpid(), version=__version__)
+    log.info("banger-helper %s serves %s", __version__, path)
+    try:
+        with suppress(asyncio.CancelledError):
+            await serving
+    finally:
+        await server.close()
+        if passed is None:
+            forget(path)
+        await uplinks.close()
+
+
+def _show(error: BangerError) -> int:
+    """Print ``error``; the exit status."""
+    click.echo(f"error: {error.what}", err=True)
+    if error.detail:
+        click.echo(error.detail, err=True)
+    if error.hint:
+        click.echo(f"\nhint: {error.hint}", err=True)
+    return error.exit_status
 
 
 if __name__ == "__main__":

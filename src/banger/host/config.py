@@ -53,6 +53,9 @@ class Config:
     mirror: str | None = None
     console_log_max_bytes: int = 1 << 20
     agent_path: Path | None = None
+    helper_socket: Path = Path("/run/banger-helper/helper.sock")
+    helper_state_dir: Path = Path("/var/lib/banger-helper")
+    bridge_prefix: str = "10.115.0.0/16"
 
     path: Path = Path("/etc/banger/config.toml")
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -187,6 +190,9 @@ KEYS: dict[str, Callable[[str, object], Any]] = {
     "mirror": _text,
     "console_log_max_bytes": _bytes,
     "agent_path": _path,
+    "helper_socket": _path,
+    "helper_state_dir": _path,
+    "bridge_prefix": _text,
 }
 """Every key and what checks and converts its value."""
 

@@ -12,9 +12,12 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final, Self
 
 ADDRESS_GROUPS: Final = 0x10 | 0x40  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
+LINK_GROUP: Final = 0x1  # RTMGRP_LINK
+NETCONF_GROUP: Final = 1 << 23  # RTNLGRP_IPV4_NETCONF: forwarding switched on or off
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _GETROUTE = 16, 17, 18, 20, 24, 26
 _NEWNEIGHBOUR, _DELNEIGHBOUR = 28, 29
 _ERROR, _DONE = 2, 3
@@ -23,11 +26,13 @@ _ADDRESS, _IFNAME, _MTU, _MASTER, _LINKINFO, _AF_SPEC = 1, 3, 4, 10, 18, 26
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _PORT_LEARNING, _PORT_FLOOD, _PORT_ISOLATED = 8, 9, 33
 _BRIDGE_FORWARD_DELAY, _BRIDGE_STP, _BRIDGE_MCAST_SNOOPING = 1, 5, 23
+_NET_NS_FD, _VETH_PEER, _ADDRESS_GENERATION, _GENERATE_NONE = 28, 1, 8, 1
 _INET_CONF, _CONF_FORWARDING, _CONF_ACCEPT_REDIRECTS, _CONF_SEND_REDIRECTS = 1, 1, 4, 6
-_IFA_ADDRESS, _IFA_LOCAL, _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 2, 1, 4, 5
+_IFA_ADDRESS, _IFA_LOCAL, _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_SOURCE = 1, 2, 1, 4, 5, 7
 _NDA_DST, _NDA_LLADDR, _NUD_NOARP, _NUD_PERMANENT, _NTF_MASTER = 1, 2, 0x40, 0x80, 0x04
 _AF_BRIDGE, _IFF_UP, _IFF_LOWER_UP = 7, 1, 0x10000
 _TABLE_MAIN, _PROTO_STATIC, _TYPE_UNICAST, _TYPE_LOCAL = 254, 4, 1, 2
+_TYPE_BROADCAST = 3
 _SOL_NETLINK, _STRICT_CHECK = 270, 12
 _ANSWER_BYTES = 1 << 16
 _TIMEOUT_S = 5.0
@@ -35,6 +40,16 @@ _TIMEOUT_S = 5.0
 
 class NetlinkError(OSError):
     """The kernel refused a request; ``errno`` says why, the text what was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link as the kernel shows it; ``forwards``: whether IPv4 packets that come in there are routed."""
+
+    index: int
+    name: str
+    mac: bytes
+    forwards: bool
 
 
 def attribute(kind: int, value: bytes | int | str) -> bytes:
@@ -113,6 +128,34 @@ class Route:
         message = _link(0, attribute(_IFNAME, name), attribute(_ADDRESS, mac), kind)
         self._do(_NEWLINK, message, f"add bridge {name}", create=_EXCLUSIVE_CREATE)
 
+    def add_veth(self, name: str, mac: bytes, peer: str, namespace: int, *, mtu: int) -> None:
+        """A pair of links: ``name`` here, without IPv6, and ``peer`` in the network namespace of this descriptor. Both or none; both are down."""
+        other = _link(
+            0, attribute(_IFNAME, peer), attribute(_MTU, mtu), attribute(_NET_NS_FD, namespace)
+        )
+        data = nested(_INFO_DATA, attribute(_VETH_PEER, other))
+        message = _link(
+            0,
+            attribute(_IFNAME, name),
+            attribute(_ADDRESS, mac),
+            attribute(_MTU, mtu),
+            nested(_LINKINFO, attribute(_INFO_KIND, b"veth"), data),
+        )
+        self._do(_NEWLINK, message, f"add veth {name}", create=_EXCLUSIVE_CREATE)
+
+    def links(self) -> dict[str, Link]:
+        """All links by name."""
+        found = {}
+        for data in self._ask(_GETLINK, _link(0), "list links", dump=True):
+            attrs = attributes(data[16:])
+            inet = attributes(attributes(attrs.get(_AF_SPEC, b"")).get(socket.AF_INET, b""))
+            conf = inet.get(_INET_CONF, b"")  # every setting, a u32 each
+            name = attrs[_IFNAME].rstrip(b"\0").decode(errors="surrogateescape")
+            forwards = len(conf) >= 4 and struct.unpack_from("=I", conf)[0] != 0
+            index = int(struct.unpack_from("=i", data, 4)[0])
+            found[name] = Link(index, name, attrs.get(_ADDRESS, b""), forwards)
+        return found
+
     def index(self, name: str) -> int:
         """The interface number of ``name``; NetlinkError (ENODEV) if there is none."""
         for data in self._ask(_GETLINK, _link(0, attribute(_IFNAME, name)), f"find link {name}"):
@@ -158,6 +201,22 @@ class Route:
         )
         message = _link(self.index(name), nested(_AF_SPEC, nested(socket.AF_INET, conf)))
         self._do(_NEWLINK, message, f"forward on {name}")
+
+    def switch_forwarding(self, name: str, *, on: bool) -> None:
+        """Whether IPv4 packets that come in on ``name`` are routed; nothing else of that link changes."""
+        conf = nested(_INET_CONF, attribute(_CONF_FORWARDING, int(on)))
+        message = _link(self.index(name), nested(_AF_SPEC, nested(socket.AF_INET, conf)))
+        self._do(_NEWLINK, message, f"switch forwarding of {name}")
+
+    def disable_ipv6(self, name: str) -> None:
+        """Give link ``name`` no IPv6 address by itself; nothing happens where the kernel has no IPv6."""
+        conf = nested(socket.AF_INET6, attribute(_ADDRESS_GENERATION, _byte(_GENERATE_NONE)))
+        try:
+            message = _link(self.index(name), nested(_AF_SPEC, conf))
+            self._do(_NEWLINK, message, f"no IPv6 on {name}")
+        except NetlinkError as error:
+            if error.errno not in {errno.EAFNOSUPPORT, errno.EOPNOTSUPP}:
+                raise
 
     def add_closed_port(self, bridge: str, name: str) -> None:
         """Make link ``name`` a port of ``bridge`` that reaches no other such port and learns no addresses; of unicast frames it gets only
@@ -228,6 +287,39 @@ class Route:
         message += attribute(_RTA_GATEWAY, socket.inet_aton(gateway))
         message += attribute(_RTA_OIF, self.index(name))
         self._do(_NEWROUTE, message, f"add default route by {gateway}", create=_EXCLUSIVE_CREATE)
+
+    def add_route(self, network: tuple[str, int], gateway: str, name: str, *, source: str) -> None:
+        """Send packets for ``network`` to ``gateway`` over link ``name``; the host's own have the address ``source``."""
+        address, length = network
+        message = struct.pack(
+            "=BBBBBBBBI",
+            socket.AF_INET,
+            length,
+            0,
+            0,
+            _TABLE_MAIN,
+            _PROTO_STATIC,
+            0,
+            _TYPE_UNICAST,
+            0,
+        )
+        message += attribute(_RTA_DST, socket.inet_aton(address))
+        message += attribute(_RTA_GATEWAY, socket.inet_aton(gateway))
+        message += attribute(_RTA_SOURCE, socket.inet_aton(source))
+        message += attribute(_RTA_OIF, self.index(name))
+        self._do(_NEWROUTE, message, f"add route to {address}", create=_EXCLUSIVE_CREATE)
+
+    def routes(self) -> list[tuple[str, int, int]]:
+        """All IPv4 routes in any table but broadcast ones: (address, prefix length, number of the link or 0)."""
+        message = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+        found = []
+        for data in self._ask(_GETROUTE, message, "list routes", dump=True):
+            family, length, *_, kind, _flags = struct.unpack_from("=BBBBBBBBI", data)
+            if family == socket.AF_INET and kind != _TYPE_BROADCAST:
+                attrs = attributes(data[12:])
+                link = int(struct.unpack("=i", attrs.get(_RTA_OIF, bytes(4)))[0])
+                found.append((socket.inet_ntoa(attrs.get(_RTA_DST, bytes(4))), length, link))
+        return found
 
     def local_networks(self) -> list[tuple[str, int]]:
         """What this namespace answers to: IPv4 (address, prefix length) of all routes of type local, in any table, sorted.

@@ -20,10 +20,20 @@ def program() -> str:
     return find_program("nft", package="nftables")
 
 
-async def apply(rules: str, inside: NamespacePair) -> None:
-    """Run ``rules`` as one transaction: all of them or none. CommandFailedError has nft's own words."""
-    argv = [*enter(inside), program(), "-f", "-"]
-    await run(argv, timeout_s=_TIMEOUT_S, input=rules.encode(), pass_fds=inside.descriptors)
+async def apply(rules: str, inside: NamespacePair | None = None) -> None:
+    """Run ``rules`` as one transaction: all of them or none; ``inside`` None: here. CommandFailedError has nft's own words."""
+    entered, passed = ([], ()) if inside is None else (enter(inside), inside.descriptors)
+    argv = [*entered, program(), "-f", "-"]
+    await run(argv, timeout_s=_TIMEOUT_S, input=rules.encode(), pass_fds=passed)
+
+
+async def listing(kind: str, *words: str) -> list[Any]:
+    """What ``nft list`` says of this namespace: the objects of ``kind`` (chain, rule, table) in the listing that ``words`` name."""
+    done = await run([program(), "-j", "list", *words], timeout_s=_TIMEOUT_S)
+    try:
+        return [each[kind] for each in json.loads(done.stdout)["nftables"] if kind in each]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unknown(" ".join(words), done.stdout) from error
 
 
 async def elements(family: str, table: str, name: str, inside: NamespacePair) -> list[Any]:
@@ -35,8 +45,12 @@ async def elements(family: str, table: str, name: str, inside: NamespacePair) ->
         (found,) = (each["set"] for each in objects if "set" in each)
         return list(found.get("elem", []))
     except (ValueError, KeyError, TypeError) as error:
-        raise BangerError(
-            f"nft listed set {name} of {family} {table} in a way banger does not know",
-            detail=done.stdout[:200].decode(errors="replace"),
-            hint="nft --version",
-        ) from error
+        raise _unknown(f"set {name} of {family} {table}", done.stdout) from error
+
+
+def _unknown(what: str, output: bytes) -> BangerError:
+    return BangerError(
+        f"nft listed {what} in a way banger does not know",
+        detail=output[:200].decode(errors="replace"),
+        hint="nft --version",
+    )

@@ -162,7 +162,7 @@ class BootStack:
 class NetworkAttachment:
     """A VM's place in the network for one run.
 
-    With ``mode`` "user" there is a TAP: either ``tap_fd``, its descriptor, or (asked for by name) ``namespaces``, descriptors of the user
+    With ``mode`` "user" or "bridge" there is a TAP: either ``tap_fd``, its descriptor, or (asked for by name) ``namespaces``, descriptors of the user
     and the network namespace in which a TAP called ``tap_name`` waits to be opened. Descriptors belong to the receiver, who closes them
     after the VMM has them. Neither means QEMU's own user network (no user namespaces on this host) or, with ``mode`` "none", no NIC.
     """
@@ -173,6 +173,7 @@ class NetworkAttachment:
     tap_name: str = ""
     warning: str = ""
     namespaces: tuple[int, int] | None = None
+    mtu: int = 65520
 
     @property
     def descriptors(self) -> tuple[int, ...]:

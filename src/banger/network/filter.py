@@ -4,7 +4,8 @@ Table ``bridge`` is stateless, for not every kernel tracks connections there: ea
 address that are pinned together in a set, and be ARP or IPv4; nothing passes from port to port. Table ``inet`` lets those guests out
 through the uplink that may go there, but not to what is closed, and lets nothing in but replies to those; who may no more is told at the
 next packet, and so is its peer. IPv6 goes nowhere. Table ``ip`` translates.
-Guests are elements of sets, never rules.
+Guests are elements of sets, never rules. With a routed uplink the host itself may open connections to guests, by its address there, and nothing
+is translated.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ NEVER: Final = (
 )
 """What no guest reaches, whatever the host's addresses are."""
 
+_FROM_HOST: Final = """\
+        iifname {uplink} oifname {bridge} ip saddr {host} accept
+        iifname {bridge} oifname {uplink} ip daddr {host} ct direction reply ct state established,related accept
+"""
+_MASQUERADE: Final = "        oifname {uplink} masquerade\n"
 _RULES: Final = """\
 table bridge banger {{
     set pins {{ type ifname . ether_addr . ipv4_addr; }}
@@ -58,7 +64,7 @@ table inet banger {{
     chain forward {{
         type filter hook forward priority 0; policy drop;
         ct state invalid drop
-        iifname {bridge} ip saddr != @outward tcp flags & (syn | ack) != syn reject with tcp reset
+{from_host}        iifname {bridge} ip saddr != @outward tcp flags & (syn | ack) != syn reject with tcp reset
         iifname {bridge} ip saddr != @outward reject with icmpx type admin-prohibited
         oifname {bridge} ip daddr != @outward meta l4proto tcp reject with tcp reset
         oifname {bridge} ip daddr != @outward drop
@@ -81,8 +87,7 @@ table ip banger {{
     }}
     chain source {{
         type nat hook postrouting priority 100; policy accept;
-        oifname {uplink} masquerade
-    }}
+{masquerade}    }}
 }}
 """
 
@@ -115,13 +120,17 @@ class Pin:
 
 def ruleset(plan: NetworkPlan, pins: Iterable[Pin], host: Iterable[Network]) -> str:
     """The whole filter, in place of any earlier one. ``host``: the host's own (address, prefix length) pairs."""
+    bridge, uplink = f'"{BRIDGE}"', f'"{UPLINK}"'
+    routed = _FROM_HOST.format(uplink=uplink, bridge=bridge, host=plan.uplink_gateway)
     rules = _RULES.format(
         own=f"{{ {plan.gateway}, {plan.dns} }}",
         guests=plan.guests,
         dns=plan.dns,
         uplink_dns=plan.uplink_dns,
-        bridge=f'"{BRIDGE}"',
-        uplink=f'"{UPLINK}"',
+        bridge=bridge,
+        uplink=uplink,
+        from_host=routed if plan.routed else "",
+        masquerade="" if plan.routed else _MASQUERADE.format(uplink=uplink),
     )
     fresh = "".join(
         f"table {family} {TABLE}\ndelete table {family} {TABLE}\n"

@@ -22,13 +22,21 @@ def host_networks() -> list[Network]:
 class AddressWatch:
     """Calls ``changed`` soon after the host's addresses may have changed; costs nothing until then. Needs a running event loop."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        changed: Callable[[], None],
+        *,
+        groups: int = ADDRESS_GROUPS,
+        channel: socket.socket | None = None,
+    ) -> None:
+        """``groups``: the kernel's multicast groups to listen to, as bits; ``channel``: a NETLINK_ROUTE socket of another namespace, ours now."""
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-        self._channel = socket.socket(socket.AF_NETLINK, kind, 0)
-        self._channel.bind((0, ADDRESS_GROUPS))
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        self._channel = channel or socket.socket(socket.AF_NETLINK, kind, 0)
+        self._channel.setblocking(False)  # noqa: FBT003  the standard library's signature
+        self._channel.bind((0, groups))
         self._loop.add_reader(self._channel, self._heard)
 
     def _heard(self) -> None:

@@ -2,6 +2,8 @@
 
 Guests hang on a bridge and see their gateway and name server as two addresses of it; behind the bridge the namespace routes, with masquerade,
 into a second small network where the uplink's program is the gateway. So the uplink knows one neighbour, however many guests there are.
+With a routed uplink the second network has two addresses, the host's and the namespace's, and nothing is masqueraded inside: the host knows
+the way to the guests, and masquerades what they send on.
 """
 
 from __future__ import annotations
@@ -19,20 +21,23 @@ BRIDGE: Final = "br0"
 BRIDGE_MAC: Final = bytes.fromhex("02b4ffffffff")
 UPLINK: Final = "uplink0"
 MTU: Final = 65520
+ROUTED_MTU: Final = 1500
 MAX_LEASES: Final = 1000  # a Linux bridge has 1,024 ports
 FIRST_GUEST: Final = 16  # the addresses below are for gateway, name server and what may come
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkPlan:
-    """The guests' network and the uplink's, both IPv4 and private to the namespace; they must not overlap."""
+    """The guests' network and the uplink's, both IPv4; they must not overlap. Private to the namespace, unless the uplink is ``routed``."""
 
     guests: str = "10.113.0.0/16"
     uplink: str = "10.114.0.0/24"
+    routed: bool = False
 
     def __post_init__(self) -> None:
         guests, uplink = self._guests, self._uplink
-        if guests.overlaps(uplink) or guests.prefixlen > 26 or uplink.prefixlen > 24:
+        long = uplink.prefixlen != 31 if self.routed else uplink.prefixlen > 24
+        if guests.overlaps(uplink) or guests.prefixlen > 26 or long:
             raise ValueError(f"networks {guests} and {uplink} overlap or are too small")
 
     @property
@@ -65,18 +70,23 @@ class NetworkPlan:
 
     @property
     def uplink_gateway(self) -> str:
-        """The uplink program (slirp4netns fixes the last numbers of these three)."""
-        return str(self._uplink[2])
+        """The uplink program (slirp4netns fixes the last numbers of these three), or the host."""
+        return str(self._uplink[0 if self.routed else 2])
 
     @property
     def uplink_dns(self) -> str:
-        """Where the uplink program answers DNS."""
-        return str(self._uplink[3])
+        """Where the uplink program answers DNS; the host passes such questions on to whom it asks itself."""
+        return str(self._uplink[0 if self.routed else 3])
 
     @property
     def uplink_address(self) -> str:
         """The namespace's own end of the uplink."""
-        return str(self._uplink[100])
+        return str(self._uplink[1 if self.routed else 100])
+
+    @property
+    def mtu(self) -> int:
+        """Of guests' and of the uplink's links: packets that leave a host by a card are no longer than a card's."""
+        return ROUTED_MTU if self.routed else MTU
 
     @property
     def capacity(self) -> int:

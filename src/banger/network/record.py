@@ -18,15 +18,20 @@ _MAX_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """``runtime``: the daemon's runtime directory, whose ``net`` is ours; ``logs``: where the two programs' last words go."""
+    """``runtime``: the daemon's runtime directory, whose ``name`` is ours; ``logs``: where the two programs' last words go."""
 
     runtime: Path
     logs: Path
+    name: str = "net"
 
     @property
     def directory(self) -> Path:
         """Ours, private."""
-        return self.runtime / "net"
+        return self.runtime / self.name
+
+    @property
+    def _suffix(self) -> str:
+        return self.name.removeprefix("net")
 
     @property
     def control(self) -> Path:
@@ -41,12 +46,12 @@ class Files:
     @property
     def holder_log(self) -> Path:
         """The holder's stderr."""
-        return self.logs / "holder.log"
+        return self.logs / f"holder{self._suffix}.log"
 
     @property
     def uplink_log(self) -> Path:
         """What the uplink's program says."""
-        return self.logs / "uplink.log"
+        return self.logs / f"uplink{self._suffix}.log"
 
     def forget(self) -> None:
         """Remove socket and record; idempotent."""
@@ -55,12 +60,13 @@ class Files:
 
 
 class NetworkRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who keeps the namespace, who is its uplink, and by which plan it was laid out."""
+    """Who keeps the namespace, who is its uplink, and by which plan it was laid out; ``slot`` of a routed uplink, which has no process."""
 
     holder: ProcessIdentity
     plan: NetworkPlan
     uplink_kind: str
     uplink: ProcessIdentity | None = None
+    slot: int = 0
     protocol: int = PROTOCOL
 
     def fits(self, plan: NetworkPlan, kind: str) -> bool:

@@ -12,10 +12,12 @@ import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 
+import msgspec
+
 from banger.host import nft, proc
 from banger.host.conntrack import Connections
 from banger.host.namespaces import NamespacePair
-from banger.host.netlink import Route
+from banger.host.netlink import LINK_GROUP, Route
 from banger.host.undo import UndoStack
 from banger.model.clock import monotonic_ms
 from banger.model.errors import BangerError, HostLacksError
@@ -25,9 +27,10 @@ from banger.network import filter as rules
 from banger.network.control import HolderError, ask, ask_one
 from banger.network.filter import Network, Pin
 from banger.network.host_addresses import AddressWatch, host_networks
-from banger.network.plan import BRIDGE, BRIDGE_MAC, MTU, UPLINK, NetworkPlan, tap_name
+from banger.network.plan import BRIDGE, BRIDGE_MAC, UPLINK, NetworkPlan, tap_name
 from banger.network.processes import end, start_holder, start_uplink
 from banger.network.record import Files, NetworkRecord, read_record, write_record
+from banger.network.uplinks.client import HostUplinks
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +43,15 @@ _FIRST_PAUSE_S, _MAX_PAUSE_S, _RETRY_S = 0.1, 5.0, 1.0
 class Space:
     """One running network. Make it with `create` or `adopt`; `add_tap`, `remove` and `end` must not overlap (the caller has a lock)."""
 
-    def __init__(self, files: Files, record: NetworkRecord, route: Route) -> None:
+    def __init__(
+        self,
+        files: Files,
+        record: NetworkRecord,
+        route: Route,
+        uplinks: HostUplinks | None = None,
+    ) -> None:
         self._files = files
+        self._uplinks = uplinks
         self._record = record
         self._route = route
         self._pins: set[Pin] = set()
@@ -49,12 +59,18 @@ class Space:
         self._filter_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch: AddressWatch | None = None
+        self._link_watch: AddressWatch | None = None
         self._troubles: dict[str, str] = {}
 
     @property
     def trouble(self) -> str:
         """What is wrong now, for people; empty if all is well."""
         return ", ".join(self._troubles.values())
+
+    @property
+    def plan(self) -> NetworkPlan:
+        """By which it is laid out."""
+        return self._record.plan
 
     @property
     def holder(self) -> ProcessIdentity:
@@ -67,31 +83,41 @@ class Space:
         return self._record.uplink
 
     @classmethod
-    async def create(cls, files: Files, plan: NetworkPlan, kind: str) -> Space:
-        """Start a holder and lay out everything inside; on failure nothing is left."""
+    async def create(
+        cls, files: Files, plan: NetworkPlan, kind: str, uplinks: HostUplinks | None = None
+    ) -> Space:
+        """Start a holder and lay out everything inside; on failure nothing is left. With ``uplinks`` the plan comes with the uplink."""
         async with UndoStack() as undo:
             holder = await start_holder(files)
             undo.push("end the network's holder", lambda: _end_all(files, holder, None))
             record = NetworkRecord(holder, plan, kind)
             write_record(files.record, record)
-            space = cls(files, record, await _route(files))
+            space = cls(files, record, await _route(files), uplinks)
             undo.push("close the network", space.close)
+            if uplinks is None:
+                await ask(files.control, "uplink", name=UPLINK)
+            else:
+                await space._ask_for_uplink()
+                undo.push("give the uplink back", space._give_back)
             space._lay_out()
             await space._reset_filter()
-            await ask(files.control, "uplink", name=UPLINK)
             space._lay_out_uplink()
-            await space._start_uplink()
-            space._guard()
+            if uplinks is None:
+                await space._start_uplink()
+            await space._guard()
             undo.release()
         return space
 
     @classmethod
-    async def adopt(cls, files: Files, plan: NetworkPlan, kind: str) -> Space | None:
+    async def adopt(
+        cls, files: Files, plan: NetworkPlan, kind: str, uplinks: HostUplinks | None = None
+    ) -> Space | None:
         """Take over what an earlier daemon left, its filter renewed; None if there is nothing of use."""
         record = read_record(files.record)
         if record is None or not proc.alive(record.holder):
             return None
-        if not record.fits(plan, kind):
+        plan = plan if uplinks is None else record.plan  # a routed uplink's is given, not chosen
+        if not record.fits(plan, kind) or (uplinks is not None) != plan.routed:
             log.warning("the network of an earlier daemon is laid out differently; it is ended")
             return None
         try:
@@ -102,13 +128,15 @@ class Space:
         if (reply.get("pid"), reply.get("protocol")) != (record.holder.pid, record.protocol):
             return None
         async with UndoStack() as undo:
-            space = cls(files, record, await _route(files))
+            space = cls(files, record, await _route(files), uplinks)
             undo.push("let the network go", space.close)
             space._pins = await space._listed_pins()
             await space._reset_filter()
             if record.uplink is None or not proc.alive(record.uplink):
                 space._set_uplink(None)
-            space._guard()
+            await space._guard()
+            if uplinks is not None:
+                await space._guard_routed()
             undo.release()
         return space
 
@@ -154,7 +182,7 @@ class Space:
     def _connect(self, lease: Lease) -> None:
         """Make the guest's TAP a port of the bridge, and set it up."""
         name = tap_name(lease)
-        self._route.set_link(name, mtu=MTU)
+        self._route.set_link(name, mtu=self.plan.mtu)
         self._route.add_closed_port(BRIDGE, name)
         mac = bytes.fromhex(lease.mac.replace(":", ""))
         self._route.fix_neighbour(BRIDGE, name, mac, lease.ip)
@@ -221,12 +249,15 @@ class Space:
     async def end(self) -> None:
         """End uplink and holder; the kernel removes the rest. Idempotent."""
         await self.close()
+        with suppress(BangerError, OSError):  # it goes with the namespace anyway
+            await self._give_back()
         await _end_all(self._files, self.holder, self.uplink)
 
     async def close(self) -> None:
         """Let go: holder and uplink live on. Idempotent."""
-        if self._watch is not None:
-            self._watch.close()
+        for watch in (self._watch, self._link_watch):
+            if watch is not None:
+                watch.close()
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
@@ -239,13 +270,13 @@ class Space:
         route.add_bridge(BRIDGE, BRIDGE_MAC)
         route.add_address(BRIDGE, plan.gateway, plan.prefix_length)
         route.add_address(BRIDGE, plan.dns, plan.prefix_length)
-        route.set_link(BRIDGE, up=True, mtu=MTU)
+        route.set_link(BRIDGE, up=True, mtu=plan.mtu)
         route.forward_ipv4(BRIDGE)
 
     def _lay_out_uplink(self) -> None:
         plan, route = self._record.plan, self._route
         route.add_address(UPLINK, plan.uplink_address, plan.uplink_prefix_length)
-        route.set_link(UPLINK, up=True, mtu=MTU)
+        route.set_link(UPLINK, up=True, mtu=plan.mtu)
         route.add_default_route(plan.uplink_gateway, UPLINK)
         route.forward_ipv4(UPLINK)
 
@@ -293,13 +324,61 @@ class Space:
         )
 
     def _set_uplink(self, identity: ProcessIdentity | None) -> None:
-        old = self._record
-        self._record = NetworkRecord(old.holder, old.plan, old.uplink_kind, identity, old.protocol)
+        self._record = msgspec.structs.replace(self._record, uplink=identity)
         write_record(self._files.record, self._record)
 
-    def _guard(self) -> None:
+    async def _ask_for_uplink(self) -> None:
+        """Have a routed uplink put into the namespace, and lay everything out as it says."""
+        if self._uplinks is None:
+            raise RuntimeError("this network has an uplink of its own")
+        async with self._inside() as inside:
+            found = await self._uplinks.attach(inside.network)
+        plan = NetworkPlan(found.guests, found.transfer, routed=True)
+        if self._record.slot and plan != self.plan:
+            await self._uplinks.detach(found.slot)
+            raise HolderError(
+                "the network's uplink was lost, and its addresses are another's now",
+                hint="banger vm stop --all, then start them again",
+            )
+        self._record = msgspec.structs.replace(
+            self._record, plan=plan, uplink=None, slot=found.slot
+        )
+        write_record(self._files.record, self._record)
+        self._troubles.pop("outside", None)
+        if found.warnings:
+            self._complain("outside", "; ".join(found.warnings))
+
+    async def _give_back(self) -> None:
+        if self._uplinks is not None and self._record.slot:
+            await self._uplinks.detach(self._record.slot)
+
+    async def _guard_routed(self) -> None:
+        """Have the uplink put back whenever its link is gone: whoever removed it, its guests have nothing to do with that."""
+        try:
+            if self._route.exists(UPLINK):
+                await self._ask_for_uplink()  # the same; what it says of the host may be news
+            elif proc.alive(self.holder):
+                log.warning("the network's uplink is gone; it is asked for again")
+                await self._ask_for_uplink()
+                self._lay_out_uplink()
+            self._troubles.pop("uplink", None)
+        except (BangerError, OSError) as error:
+            if proc.alive(self.holder):
+                self._complain("uplink", f"the uplink cannot be had: {error}")
+
+    async def _links_changed(self) -> None:
+        if not self._route.exists(UPLINK) or "uplink" in self._troubles:
+            await self._guard_routed()
+
+    async def _guard(self) -> None:
         self._watch = AddressWatch(lambda: self._spawn(self._follow_host()))
-        self._spawn(self._keep_uplink())
+        if self._uplinks is None:
+            self._spawn(self._keep_uplink())
+            return
+        events = socket.socket(fileno=await ask_one(self._files.control, "route"))
+        self._link_watch = AddressWatch(
+            lambda: self._spawn(self._links_changed()), groups=LINK_GROUP, channel=events
+        )
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work, name="network")

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from banger.host import fs, proc
 from banger.host.exec import find_program
@@ -21,7 +21,7 @@ from banger.model.errors import BangerError, HostLacksError, InvalidInputError
 from banger.model.lease import Lease
 from banger.model.machine import NetworkAttachment
 from banger.model.process import ProcessIdentity
-from banger.model.spec import ForwardProtocol
+from banger.model.spec import ForwardProtocol, NetworkMode
 from banger.network import filter as rules
 from banger.network.control import HolderError
 from banger.network.plan import NetworkPlan, tap_name
@@ -39,7 +39,9 @@ DIED = "the network's holder died: VMs that ran then have no network until they 
 
 
 class UserNetwork:
-    """The network of one daemon; see `engine.ports.Network`. Files: ``runtime_dir/net/``, and two logs in ``log_dir``."""
+    """A network of one daemon; see `engine.ports.Network`. Files: ``runtime_dir/net/``, and two logs in ``log_dir``."""
+
+    mode: ClassVar[NetworkMode] = NetworkMode.USER
 
     def __init__(
         self,
@@ -94,13 +96,8 @@ class UserNetwork:
         """
         if mode == "none":
             return NetworkAttachment("none", None)
-        if mode == "bridge":
-            raise HostLacksError(
-                "network mode bridge needs banger-helper, which is not built yet",
-                hint="use the network without privilege: --network user",
-            )
         lacks = await self._lacks()
-        if lacks is not None and (mode == "user" or named):
+        if lacks is not None and (mode == self.mode or named):
             raise HostLacksError(
                 "this host allows no network of banger's own", detail=lacks.why, hint=lacks.hint
             )
@@ -113,13 +110,36 @@ class UserNetwork:
                 inside = await self._on_tap(
                     lease, lambda space: space.add_named_tap(lease, outward=outward)
                 )
-                return NetworkAttachment("user", lease, None, tap_name(lease), namespaces=inside)
+                return self._attachment(lease, namespaces=inside)
             tap = await self._on_tap(lease, lambda space: space.add_tap(lease, outward=outward))
-        return NetworkAttachment("user", lease, tap, tap_name(lease))
+        return self._attachment(lease, tap_fd=tap)
+
+    def _attachment(
+        self,
+        lease: Lease,
+        *,
+        tap_fd: int | None = None,
+        namespaces: tuple[int, int] | None = None,
+    ) -> NetworkAttachment:
+        plan = self._space.plan if self._space is not None else self._plan
+        return NetworkAttachment(
+            self.mode, lease, tap_fd, tap_name(lease), namespaces=namespaces, mtu=plan.mtu
+        )
+
+    async def settle(self, lease: Lease, mode: str) -> tuple[Lease, int | None]:
+        """The lease with this network's addresses, and the MTU of its guests' links; see `engine.ports.Network`."""
+        if mode == "none":
+            return lease, None
+        planned = self._plan.lease(lease.vm_id, lease.index)
+        return planned, None if await self._lacks() is not None else self._plan.mtu
+
+    def has(self, lease: Lease) -> bool:
+        """Whether this guest may speak here."""
+        return self._space is not None and self._space.has(lease)
 
     def adopted(self, lease: Lease) -> None:
         """A VM that runs since before this daemon holds this lease; that its TAP and pin are there is looked up, not believed."""
-        if self._space is None or not self._space.has(lease):
+        if not self.has(lease):
             self._trouble = DIED
             log.error("VM %s: %s", lease.vm_id, DIED)
 
@@ -182,7 +202,10 @@ class UserNetwork:
         space = self._space
         running = f"namespace of pid {space.holder.pid}" if space else "not started"
         trouble = self._trouble or (space.trouble if space else "")
-        return {"mode": "user", "detail": ", ".join(filter(None, (self._kind, running, trouble)))}
+        return {
+            "mode": self.mode,
+            "detail": ", ".join(filter(None, (self._kind, running, trouble))),
+        }
 
     async def stop(self, *, if_unused: bool = True) -> None:
         """End holder and uplink; with ``if_unused`` only if nobody has a TAP."""
@@ -250,7 +273,7 @@ class UserNetwork:
     async def _adopt(self) -> Space | None:
         self._trouble = ""
         try:
-            space = await Space.adopt(self._files, self._plan, self._kind)
+            space = await self._find_space()
         except (BangerError, OSError, ValueError) as error:
             self._trouble = f"the network of an earlier daemon could not be adopted: {error}"
             log.exception("network: it could not be adopted")
@@ -263,9 +286,15 @@ class UserNetwork:
         """A network in place of one that is gone or was never there."""
         await self._let_go()
         await end_leftovers(self._files)
-        space = await Space.create(self._files, self._plan, self._kind)
+        space = await self._make_space()
         self._take(space)
         return space
+
+    async def _find_space(self) -> Space | None:
+        return await Space.adopt(self._files, self._plan, self._kind)
+
+    async def _make_space(self) -> Space:
+        return await Space.create(self._files, self._plan, self._kind)
 
     def _take(self, space: Space) -> None:
         self._space = space

@@ -107,6 +107,14 @@ class Store:
         rows = self._db.execute("SELECT record_json FROM vms ORDER BY created_at, id")
         return [msgspec.json.decode(row[0], type=VmRecord) for row in rows]
 
+    def update_lease(self, lease: Lease) -> None:
+        """Replace the addresses of a VM's lease; its number stays."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE leases SET lease_json = ? WHERE vm_id = ? AND idx = ?",
+                (_dump(lease), lease.vm_id, lease.index),
+            )
+
     def leases(self) -> list[Lease]:
         """All leases."""
         rows = self._db.execute("SELECT lease_json FROM leases ORDER BY idx")

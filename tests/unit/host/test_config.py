@@ -33,6 +33,7 @@ def test_without_a_file_every_key_has_its_documented_default(home, tmp_path):
         "network": "auto", "uplink": "slirp4netns", "dns_port": 0, "qemu_path": None, "firecracker_path": None, "jailer_path": None,
         "bundle_dir": None, "bundle_manifest": None, "accel": "auto", "confine": "auto", "storage": "auto", "ready_timeout_s": 180.0,
         "max_parallel_boots": 0, "mirror": None, "console_log_max_bytes": 1 << 20, "agent_path": None,
+        "helper_socket": "/run/banger-helper/helper.sock", "helper_state_dir": "/var/lib/banger-helper", "bridge_prefix": "10.115.0.0/16",
     }  # fmt: skip
     assert str(config.socket_path) == "/run/user/1/banger/bangerd.sock"
     assert config.images_dir == config.state_dir / "images"
@@ -87,6 +88,7 @@ def test_every_key_has_an_environment_form(home):
         "memory": "1G", "disk_size": "9G", "work_size": "1G", "vmm": "qemu", "network": "none", "uplink": "pasta", "dns_port": "5354",
         "qemu_path": "/q", "firecracker_path": "/f", "jailer_path": "/j", "bundle_dir": "/b", "bundle_manifest": "/m", "accel": "kvm", "confine": "off", "storage": "copy", "ready_timeout_s": "7.5", "max_parallel_boots": "4", "mirror": "file:///m",
         "console_log_max_bytes": "2M", "agent_path": "/a",
+        "helper_socket": "/h/s", "helper_state_dir": "/h/t", "bridge_prefix": "172.29.0.0/16",
     }  # fmt: skip
     assert set(given) == set(KEYS)
     config = load_config({**home, **{f"BANGER_{k.upper()}": v for k, v in given.items()}})

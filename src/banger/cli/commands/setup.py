@@ -21,11 +21,13 @@ RESOLVED_SETUP = (
     " && sudo systemctl restart systemd-resolved"
 )
 
+_HERE = "banger.cli.commands.setup"
 COMMANDS = {
-    "ssh": Entry("banger.cli.commands.setup:ssh", "Make plain ssh reach VMs as NAME.banger."),
+    "dns": Entry(f"{_HERE}:dns", "Show how NAME.banger is resolved on this host."),
+    "helper": Entry(f"{_HERE}_helper:helper", "Install root's part of banger (as root)."),
+    "ssh": Entry(f"{_HERE}:ssh", "Make plain ssh reach VMs as NAME.banger."),
     "storage": Entry(
-        "banger.cli.commands.setup_storage:storage",
-        "Make a file system that shares blocks (as root).",
+        f"{_HERE}_storage:storage", "Make a file system that shares blocks (as root)."
     ),
 }
 
@@ -92,7 +94,7 @@ def resolved_config(port: int) -> str:
     return f"# made by: banger setup dns\n[Resolve]\nDNS=127.0.0.1:{port}\nDomains=~banger\n"
 
 
-@setup.command()
+@click.command()
 @click.option("--print", "only_print", is_flag=True, help="Show what systemd-resolved must read.")
 @data.format_option
 @pass_session

@@ -126,7 +126,7 @@ def _nic(network: NetworkAttachment) -> list[NetworkInterface]:
             iface_id="eth0",
             host_dev_name=network.tap_name,
             guest_mac=network.lease.mac,
-            mtu=MTU,
+            mtu=network.mtu,
         )
     ]
 

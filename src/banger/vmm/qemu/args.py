@@ -108,7 +108,7 @@ def _nic(request: LaunchRequest, fds: Descriptors) -> list[str]:
     device = f"virtio-net-device,netdev=n0,mac={network.lease.mac}"
     if fds.tap is not None:
         backend = f"tap,id=n0,fd={fds.tap},vhost=off"
-        return ["-netdev", backend, "-device", f"{device},host_mtu={NAMESPACE_MTU}"]
+        return ["-netdev", backend, "-device", f"{device},host_mtu={network.mtu}"]
     lease = network.lease
     net = ipaddress.ip_network(f"{lease.ip}/{lease.prefix_length}", strict=False)
     inward = "" if request.spec.nat else ",restrict=on"

@@ -1,0 +1,302 @@
+"""Uplinks on this host: making them, taking them back, and keeping host and ledger equal. Runs as root, in banger-helper or in root's bangerd.
+
+An uplink is a pair of links, one of which lies in the namespace that asked; the kernel removes both with that namespace, which is heard of
+by netlink. The ledger says first what is about to be made. What has our names but is not in the ledger is somebody else's: refused, not touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from banger.host import fs, nft, ownership
+from banger.host.ledger import Ledger, Row
+from banger.host.locks import FileLock
+from banger.host.netlink import ADDRESS_GROUPS, LINK_GROUP, NETCONF_GROUP, NetlinkError, Route
+from banger.host.ownership import NamespaceId
+from banger.host.undo import UndoStack
+from banger.model.errors import BangerError, NotFoundError, RefusedError
+from banger.network.host_addresses import AddressWatch
+from banger.network.uplinks import forwarding, table
+from banger.network.uplinks.obstacles import find_obstacles
+from banger.network.uplinks.resolvers import find_resolver
+from banger.network.uplinks.slots import PEER, TRANSFER_LENGTH, Slot, SlotPlan
+from banger.network.uplinks.table import Rules, Uplink
+
+log = logging.getLogger(__name__)
+KIND = "uplink"
+MTU = 1500
+QUOTA = 4
+_GROUPS = ADDRESS_GROUPS | LINK_GROUP | NETCONF_GROUP
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """An uplink as its owner is told of it. ``warnings``: what keeps its guests from the outside, as far as we know."""
+
+    slot: int
+    uid: int
+    link: str
+    guests: str
+    transfer: str
+    mtu: int = MTU
+    resolver: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class UplinkService:
+    """All uplinks of this host. One process has it at a time; ``directory`` is that process's own, private."""
+
+    def __init__(
+        self,
+        directory: Path,
+        plan: SlotPlan,
+        *,
+        quota: int = QUOTA,
+        resolver: Callable[[], str] = find_resolver,
+    ) -> None:
+        self._directory = directory
+        self._plan = plan
+        self._quota = quota
+        self._resolver = resolver
+        self._lock = asyncio.Lock()
+        self._file_lock = FileLock(directory / "lock")
+        self._ledger: Ledger | None = None
+        self._applied: Rules | None = None
+        self._watch: AddressWatch | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def directory(self) -> Path:
+        """Where the ledger is."""
+        return self._directory
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, once started."""
+        if self._ledger is None:
+            raise RuntimeError("the service is not started")
+        return self._ledger
+
+    async def start(self) -> None:
+        """Take the ledger, bring host and ledger together, and follow the host's changes from now on."""
+        if self._ledger is not None:
+            return
+        fs.make_private_dir(self._directory)
+        if not self._file_lock.acquire():
+            raise RefusedError(
+                "uplinks of this host are another process's",
+                detail=f"process {self._file_lock.holder()} has {self._directory}",
+                hint="use that one: set helper_socket, or end it",
+            )
+        try:
+            self._ledger = Ledger(self._directory / "ledger.json")
+            async with self._lock:
+                await self._reconcile()
+            self._watch = AddressWatch(lambda: self._spawn(self._follow_host()), groups=_GROUPS)
+        except BaseException:
+            self._ledger = None
+            self._file_lock.release()
+            raise
+
+    async def close(self) -> None:
+        """Let go: uplinks live on. Idempotent."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._ledger = self._applied = None
+        self._file_lock.release()
+
+    async def attach(self, uid: int, namespace: int) -> Attached:
+        """Give the network namespace behind descriptor ``namespace``, which must be ``uid``'s, its uplink; the one that it has if it has one."""
+        where = ownership.check_owner(namespace, uid)
+        async with self._lock:
+            await self._reconcile()
+            rows = self.ledger.rows(KIND)
+            slot = next((_slot(r) for r in rows if (_place(r), r.uid) == (where, uid)), None)
+            if slot is None:
+                slot = self._free_slot(uid)
+                await self._make(slot, uid, namespace, where)
+        return await self._told(slot, uid)
+
+    async def detach(self, uid: int, number: int) -> None:
+        """Take an uplink of ``uid``'s back; idempotent. Root may take everybody's."""
+        async with self._lock:
+            await self._reconcile()
+            row = next((r for r in self.ledger.rows(KIND) if r.key == str(number)), None)
+            if row is None:
+                return
+            if uid not in {0, row.uid}:
+                raise NotFoundError(f"no uplink {number} of yours", hint="banger daemon status")
+            self._unmake(row)
+            await self._renew()
+
+    async def list(self, uid: int) -> list[Attached]:
+        """The uplinks of ``uid``'s; for root everybody's."""
+        async with self._lock:
+            await self._reconcile()
+            rows = [row for row in self.ledger.rows(KIND) if uid in {0, row.uid}]
+        return [self._attached(_slot(row), row.uid) for row in rows]
+
+    async def reconcile(self) -> None:
+        """Bring host and ledger together."""
+        async with self._lock:
+            await self._reconcile()
+
+    # Making and unmaking; the caller has the lock
+
+    def _free_slot(self, uid: int) -> Slot:
+        rows = self.ledger.rows(KIND)
+        if sum(row.uid == uid for row in rows) >= self._quota:
+            raise RefusedError(
+                f"user {uid} has {self._quota} uplinks already",
+                detail="that is the quota of a user",
+                hint="end a daemon that you do not need: banger daemon stop",
+            )
+        with Route.here() as route:
+            links = route.links()
+            ours = {links[row_slot.link].index for row_slot in map(_slot, rows)}
+            routes = [(a, length) for a, length, link in route.routes() if link not in ours]
+            own = {_slot(row).host_address for row in rows}
+            routes = [(a, length) for a, length in routes if a not in own]
+        self._plan.check_free(routes)
+        slot = self._plan.choose((int(row.key) for row in rows), uid)
+        if slot.link in links:
+            raise RefusedError(
+                f"there is a link {slot.link} that is not banger's",
+                detail="banger names its own so, and touches nobody else's",
+                hint=f"ip link show {slot.link}",
+            )
+        return slot
+
+    async def _make(self, slot: Slot, uid: int, namespace: int, where: NamespaceId) -> None:
+        facts: dict[str, int | str] = {
+            "device": where.device,
+            "inode": where.inode,
+            "guests": slot.guests,
+            "transfer": slot.transfer,
+        }
+        async with UndoStack() as undo:
+            row = self.ledger.intend(KIND, str(slot.number), uid, **facts)
+            undo.push("take the uplink back", lambda: self._take_back(row))
+            with Route.here() as route:
+                mac = slot.mac(self.ledger.token)
+                try:
+                    route.add_veth(slot.link, mac, PEER, namespace, mtu=MTU)
+                except NetlinkError as error:
+                    raise RefusedError(
+                        "the namespace cannot be given an uplink",
+                        detail=str(error),
+                        hint=f"has it a link {PEER} already? ip link",
+                    ) from error
+                await self._renew()  # the filter knows the link before it is up
+                route.disable_ipv6(slot.link)
+                route.add_address(slot.link, slot.host_address, TRANSFER_LENGTH)
+                route.set_link(slot.link, up=True)
+                route.forward_ipv4(slot.link)
+                guests = ipaddress.IPv4Network(slot.guests)
+                network = (str(guests.network_address), guests.prefixlen)
+                route.add_route(network, slot.inside_address, slot.link, source=slot.host_address)
+            self.ledger.done(row)
+            undo.release()
+        log.info("uplink %d made for user %d: %s", slot.number, uid, slot.guests)
+
+    async def _take_back(self, row: Row) -> None:
+        self._unmake(row)
+        await self._renew()
+
+    def _unmake(self, row: Row) -> None:
+        """Remove the link if it is ours, and strike the row; idempotent."""
+        slot = _slot(row)
+        with Route.here() as route:
+            link = route.links().get(slot.link)
+            if link is not None and link.mac == slot.mac(self.ledger.token):
+                route.delete_link(slot.link)
+        self.ledger.strike(row)
+
+    async def _reconcile(self) -> None:
+        with Route.here() as route:
+            links = route.links()
+        for row in self.ledger.rows(KIND):
+            slot = _slot(row)
+            link = links.get(slot.link)
+            there = link is not None and link.mac == slot.mac(self.ledger.token)
+            if not (there and row.done and row.this_boot):
+                self._unmake(row)
+        await self._renew()
+
+    async def _renew(self) -> None:
+        """Make table and forwarding what the ledger says, in one transaction, if they are not known to be that."""
+        rows = self.ledger.rows(KIND)
+        maker = table.made_by(await nft.listing("chain", "chains"))
+        if maker not in {None, self.ledger.token}:
+            if not rows and self._applied is None:
+                return  # somebody else's, and we have no need of one
+            raise RefusedError(
+                f"table {table.FAMILY} {table.TABLE} is not banger's",
+                detail="banger names its own so, and touches nobody else's",
+                hint=f"sudo nft list table {table.FAMILY} {table.TABLE}",
+            )
+        with Route.here() as route:
+            opened = forwarding.open_links(self.ledger, route) if rows else ()
+            uplinks = tuple(Uplink(_slot(row), row.uid) for row in rows)
+            resolver = self._resolver() if rows else ""
+            rules = Rules(self.ledger.token, uplinks, resolver, opened)
+            if rules != self._applied or (maker is None) == bool(rows):
+                await nft.apply(table.ruleset(rules))
+                self._applied = rules
+            if not rows:
+                forwarding.close_links(self.ledger, route)
+
+    # Telling
+
+    def _attached(self, slot: Slot, uid: int) -> Attached:
+        resolver = self._applied.resolver if self._applied else ""
+        return Attached(slot.number, uid, slot.link, slot.guests, slot.transfer, resolver=resolver)
+
+    async def _told(self, slot: Slot, uid: int) -> Attached:
+        found = self._attached(slot, uid)
+        warnings = []
+        if not found.resolver:
+            warnings.append(
+                "guests resolve no names: this host's only name server listens on its own loopback;"
+                " to mend it: name another one in /run/systemd/resolve/resolv.conf or /etc/resolv.conf"
+            )
+        with suppress(BangerError):  # what others' tables hold is a courtesy to say
+            warnings += [obstacle.sentence for obstacle in await find_obstacles()]
+        return Attached(
+            found.slot, uid, found.link, found.guests, found.transfer,
+            resolver=found.resolver, warnings=tuple(warnings),
+        )  # fmt: skip
+
+    # Following the host
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work, name="uplinks")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _follow_host(self) -> None:
+        try:
+            await self.reconcile()
+        except (BangerError, OSError) as error:
+            log.warning("uplinks: the host has changed and could not be followed: %s", error)
+
+
+def _slot(row: Row) -> Slot:
+    """As it was given, whatever the prefix is by now."""
+    return Slot(int(row.key), str(row.facts["guests"]), str(row.facts["transfer"]))
+
+
+def _place(row: Row) -> NamespaceId:
+    return NamespaceId(int(row.facts["device"]), int(row.facts["inode"]))

@@ -1,0 +1,169 @@
+"""How banger-helper is spoken to: a SEQPACKET Unix socket, one JSON request and one JSON reply a message, descriptors by SCM_RIGHTS.
+
+    {"op": "hello"}                        -> {"ok": true, "result": {"protocol": 1, …}}
+    {"op": "uplink.detach", "slot": 3}     -> {"ok": false, "error": {"code", "what", "detail", "hint"}}
+
+Requests are small and bounded; descriptors go only to the helper. An error is the one that its verb raised, in its three parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from banger.model.errors import BangerError, HostLacksError, from_code
+
+PROTOCOL = 1
+MAX_REQUEST_BYTES = 4096
+MAX_REPLY_BYTES = 1 << 16
+MAX_DESCRIPTORS = 4
+REQUEST_S = 20.0
+_T = TypeVar("_T")
+
+
+class BadRequestError(ValueError):
+    """A message that is no request; its sender is told why, in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: which verb, its arguments, its descriptors (the receiver closes them)."""
+
+    op: str
+    arguments: Mapping[str, int | str | bool] = field(default_factory=dict)
+    descriptors: tuple[int, ...] = ()
+
+
+def parse_request(data: bytes, descriptors: tuple[int, ...] = ()) -> Request:
+    """The request in a message; BadRequestError if there is none. Arguments are integers, short texts and truth values, no more."""
+    if len(data) > MAX_REQUEST_BYTES:
+        raise BadRequestError("too long")
+    try:
+        found = json.loads(data, parse_float=_refuse, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError("not JSON") from error
+    if not isinstance(found, dict) or not isinstance(found.get("op"), str):
+        raise BadRequestError("no object with an op")
+    op = found.pop("op")
+    for value in found.values():
+        if not isinstance(value, int | str | bool):
+            raise BadRequestError("an argument is neither number, text nor truth value")
+    return Request(op, found, descriptors)
+
+
+def _refuse(text: str) -> None:
+    raise ValueError(text)
+
+
+def encode_request(op: str, arguments: Mapping[str, int | str | bool]) -> bytes:
+    """A request as a message."""
+    return json.dumps({"op": op, **arguments}).encode()
+
+
+def encode_result(result: Mapping[str, Any]) -> bytes:
+    """A reply that says what was done."""
+    return json.dumps({"ok": True, "result": result}).encode()
+
+
+def encode_error(error: BangerError) -> bytes:
+    """A reply that says what was not, and why, cut to what fits."""
+    parts = {"code": error.code, "what": error.what, "detail": error.detail, "hint": error.hint}
+    return json.dumps({"ok": False, "error": {k: v[:2000] for k, v in parts.items()}}).encode()
+
+
+def decode_reply(data: bytes) -> Mapping[str, Any]:
+    """The result in a reply; raises the error that it holds."""
+    try:
+        reply = json.loads(data)
+        if reply["ok"] is True and isinstance(reply["result"], dict):
+            return dict(reply["result"])
+        error = {key: str(reply["error"][key]) for key in ("code", "what", "detail", "hint")}
+    except (ValueError, KeyError, TypeError) as broken:
+        raise BangerError(
+            "banger-helper ended or answered with no sense",
+            detail=data[:200].decode(errors="replace"),
+            hint="journalctl -u banger-helper",
+        ) from broken
+    raise from_code(error["code"], error["what"], detail=error["detail"], hint=error["hint"])
+
+
+def receive(channel: socket.socket) -> tuple[bytes, tuple[int, ...], bool]:
+    """One message without waiting: its bytes, its descriptors (close-on-exec, the caller's) and whether any part was cut off."""
+    room = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+    data, ancillary, flags, _ = channel.recvmsg(
+        MAX_REQUEST_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+    )
+    found: list[int] = []
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            whole = len(payload) // 4 * 4
+            found += memoryview(payload[:whole]).cast("i").tolist()
+    return data, tuple(found), bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
+
+
+async def when_ready(channel: socket.socket, attempt: Callable[[], _T]) -> _T:
+    """The result of ``attempt``, tried again whenever ``channel`` is readable."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return attempt()
+        except BlockingIOError:
+            pass
+        ready: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(channel, _wake, ready)
+        try:
+            await ready
+        finally:
+            loop.remove_reader(channel)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def ask(
+    path: Path,
+    op: str,
+    *,
+    descriptors: Iterable[int] = (),
+    timeout_s: float = REQUEST_S,
+    **arguments: int | str | bool,
+) -> Mapping[str, Any]:
+    """One request to the helper behind ``path``; its result, or the error that it answered. HostLacksError if there is no helper for us."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as channel:
+        channel.setblocking(False)  # noqa: FBT003  the standard library's signature
+        try:
+            channel.connect(os.fspath(path))
+            socket.send_fds(channel, [encode_request(op, arguments)], list(descriptors))
+            async with asyncio.timeout(timeout_s):
+                data = await when_ready(channel, lambda: channel.recv(MAX_REPLY_BYTES))
+        except TimeoutError as error:
+            raise BangerError(
+                f"banger-helper did not answer {op!r} within {timeout_s:g} s",
+                hint="journalctl -u banger-helper",
+            ) from error
+        except OSError as error:
+            raise not_there(path, error) from error
+    return decode_reply(data)
+
+
+def not_there(path: Path, error: OSError) -> HostLacksError:
+    """That there is no helper, or none for this user."""
+    if isinstance(error, PermissionError | ConnectionResetError | BrokenPipeError):
+        return HostLacksError(
+            f"banger-helper at {path} does not let this user in",
+            detail="it serves root and the members of its group",
+            hint="sudo usermod -aG banger $USER, then log in again",
+        )
+    return HostLacksError(
+        "network mode bridge needs banger-helper, which does not run",
+        detail=f"{path}: {error.strerror or error}",
+        hint="sudo banger setup helper",
+    )
