@@ -49,6 +49,7 @@ def test_the_test_hosts_recipe_has_what_banger_looks_for_on_a_host():
         "tar",
         "coreutils",
         "util-linux",
+        "mount",
         "mmdebstrap",
         "lzop",
     }  # every Debian has them; images come from outside
