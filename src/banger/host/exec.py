@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from banger.host.threads import finish
 from banger.model.errors import CommandFailedError, HostLacksError
 
 STDERR_TAIL_BYTES = 4096
@@ -95,8 +96,8 @@ async def run(
     the program cannot be started, times out, or ends non-zero and ``check`` is set.
     """
     words = tuple(os.fspath(word) for word in argv)
-    try:
-        process = await asyncio.create_subprocess_exec(
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
             *words,
             stdin=asyncio.subprocess.DEVNULL if input is None else asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -107,8 +108,15 @@ async def run(
             start_new_session=True,
             limit=1 << 20,
         )
+    )
+    try:
+        process = await finish(starting)
     except OSError as error:
         raise CommandFailedError(words, f"could not be started: {error.strerror}") from error
+    except asyncio.CancelledError:  # asyncio would end the program alone, not what it has started
+        if starting.exception() is None:
+            await asyncio.shield(_end_group(starting.result(), grace_s))
+        raise
     try:
         async with asyncio.timeout(timeout_s):
             stdout, stderr = await _communicate(process, input, on_line)

@@ -93,6 +93,27 @@ async def test_a_cancelled_caller_takes_the_group_with_it():
     await gone(mark)
 
 
+async def test_a_caller_that_is_cancelled_while_it_starts_takes_the_group_with_it(monkeypatch):
+    """asyncio gives the program out some time after it runs."""
+    mark, create = "86399.0003", asyncio.create_subprocess_exec
+
+    async def slow(*argv, **options):
+        process = await create(*argv, **options)
+        await asyncio.sleep(0.3)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slow)
+    task = asyncio.create_task(host_exec.run(["sh", "-c", f"sleep {mark} & wait"], timeout_s=60))
+    async with asyncio.timeout(5):
+        while len(running_with(mark)) < 1:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await gone(mark)
+
+
 async def test_a_program_may_clean_up_within_its_grace(tmp_path):
     note, ready = tmp_path / "note", tmp_path / "ready"
     script = (
