@@ -91,22 +91,19 @@ answers() { timeout 5 bash -c "exec 3<> /dev/tcp/$1/$2" 2> /dev/null; }
 inside() { timeout 30 "$banger" vm exec "$name" -- "$@" > /dev/null 2>&1 < /dev/null; }
 goes_out() { inside timeout 8 bash -c "exec 3<> /dev/tcp/$1/$2"; }
 
-holder_pid() {
-    sed -n 's/.*"holder":{"pid":\([0-9]*\).*/\1/p' "$runtime/net/network.json" 2> /dev/null || true
+# holders: pids of the processes that keep a network's namespace, and whose records say so.
+holders() { sed -n 's/.*"holder":{"pid":\([0-9]*\).*/\1/p' "$runtime"/net*/network.json 2> /dev/null || true; }
+# links: the network interfaces in their namespaces, and on the host.
+links() {
+    local pid
+    for pid in $(holders) self; do
+        sed -n 's/^ *\([^: ]*\):.*/\1/p' "/proc/$pid/net/dev" 2> /dev/null || true
+    done
 }
 
-# taps: the TAPs of VMs in the network's namespace and on the host; those of the pool are capacity.
-taps() {
-    local pid
-    pid=$(holder_pid)
-    { [ -z "$pid" ] || cat "/proc/$pid/net/dev"; cat /proc/net/dev; } 2> /dev/null |
-        sed -n 's/^ *\(tap[^:]*\):.*/\1/p' | grep -v '^tap-pool-' || true
-}
-pool_size() {
-    local pid
-    pid=$(holder_pid)
-    { [ -z "$pid" ] || cat "/proc/$pid/net/dev"; cat /proc/net/dev; } 2> /dev/null | grep -c '^ *tap-pool-' || true
-}
+# taps: those of VMs; those of the pool are capacity.
+taps() { links | grep '^tap' | grep -v '^tap-pool-' || true; }
+pool_size() { links | grep -c '^tap-pool-' || true; }
 
 # ours WORD: processes with WORD in their arguments or environment, but this one and its children.
 ours() {
@@ -143,8 +140,8 @@ dump() {
     shown ss -xlpn src "$runtime*"
     section "processes"
     ours "$runtime"
-    pid=$(holder_pid)
-    if [ -n "$pid" ]; then
+    [ -n "$(holders)" ] || section "no network's holder runs"
+    for pid in $(holders); do
         local within=(nsenter --preserve-credentials --user --net --target "$pid" --)
         section "TAPs: those of the pool are capacity"
         cat "/proc/$pid/net/dev"
@@ -152,9 +149,7 @@ dump() {
         shown "${within[@]}" ip route
         section "NAT and filter"
         shown "${within[@]}" nft list ruleset
-    else
-        section "no network's holder runs"
-    fi
+    done
     shown ip -o link
     if [ "$(id -u)" = 0 ]; then
         shown nft list tables
