@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from banger.host import fs, nft, ownership
 from banger.host.ledger import Ledger, Row
@@ -30,6 +31,7 @@ from banger.network.uplinks.table import Rules, Uplink
 
 log = logging.getLogger(__name__)
 KIND = "uplink"
+Chains = Sequence[Any]
 MTU = 1500
 QUOTA = 4
 _GROUPS = ADDRESS_GROUPS | LINK_GROUP | NETCONF_GROUP
@@ -121,13 +123,13 @@ class UplinkService:
         """Give the network namespace behind descriptor ``namespace``, which must be ``uid``'s, its uplink; the one that it has if it has one."""
         where = ownership.check_owner(namespace, uid)
         async with self._lock:
-            await self._reconcile()
+            chains = await self._reconcile()
             rows = self.ledger.rows(KIND)
             slot = next((_slot(r) for r in rows if (_place(r), r.uid) == (where, uid)), None)
             if slot is None:
                 slot = self._free_slot(uid)
-                await self._make(slot, uid, namespace, where)
-        return await self._told(slot, uid)
+                await self._make(slot, uid, namespace, where, chains)
+        return await self._told(slot, uid, chains)
 
     async def detach(self, uid: int, number: int) -> None:
         """Take an uplink of ``uid``'s back; idempotent. Root may take everybody's."""
@@ -179,7 +181,9 @@ class UplinkService:
             )
         return slot
 
-    async def _make(self, slot: Slot, uid: int, namespace: int, where: NamespaceId) -> None:
+    async def _make(
+        self, slot: Slot, uid: int, namespace: int, where: NamespaceId, chains: Chains
+    ) -> None:
         facts: dict[str, int | str] = {
             "device": where.device,
             "inode": where.inode,
@@ -199,7 +203,7 @@ class UplinkService:
                         detail=str(error),
                         hint=f"has it a link {PEER} already? ip link",
                     ) from error
-                await self._renew()  # the filter knows the link before it is up
+                await self._renew(chains)  # the filter knows the link before it is up
                 route.disable_ipv6(slot.link)
                 route.add_address(slot.link, slot.host_address, TRANSFER_LENGTH)
                 route.set_link(slot.link, up=True)
@@ -224,7 +228,8 @@ class UplinkService:
                 route.delete_link(slot.link)
         self.ledger.strike(row)
 
-    async def _reconcile(self) -> None:
+    async def _reconcile(self) -> Chains:
+        """Undo what is not whole; the chains of the host's nft afterwards."""
         with Route.here() as route:
             links = route.links()
         for row in self.ledger.rows(KIND):
@@ -233,15 +238,19 @@ class UplinkService:
             there = link is not None and link.mac == slot.mac(self.ledger.token)
             if not (there and row.done and row.this_boot):
                 self._unmake(row)
-        await self._renew()
+        return await self._renew()
 
-    async def _renew(self) -> None:
-        """Make table and forwarding what the ledger says, in one transaction, if they are not known to be that."""
+    async def _renew(self, chains: Chains | None = None) -> Chains:
+        """Make table and forwarding what the ledger says, in one transaction, if they are not known to be that.
+
+        ``chains``: those of the host's nft, if they were just asked for; they are returned.
+        """
         rows = self.ledger.rows(KIND)
-        maker = table.made_by(await nft.listing("chain", "chains"))
+        chains = await nft.listing("chain", "chains") if chains is None else chains
+        maker = table.made_by(chains)
         if maker not in {None, self.ledger.token}:
             if not rows and self._applied is None:
-                return  # somebody else's, and we have no need of one
+                return chains  # somebody else's, and we have no need of one
             raise RefusedError(
                 f"table {table.FAMILY} {table.TABLE} is not banger's",
                 detail="banger names its own so, and touches nobody else's",
@@ -257,6 +266,7 @@ class UplinkService:
                 self._applied = rules
             if not rows:
                 forwarding.close_links(self.ledger, route)
+        return chains
 
     # Telling
 
@@ -264,7 +274,7 @@ class UplinkService:
         resolver = self._applied.resolver if self._applied else ""
         return Attached(slot.number, uid, slot.link, slot.guests, slot.transfer, resolver=resolver)
 
-    async def _told(self, slot: Slot, uid: int) -> Attached:
+    async def _told(self, slot: Slot, uid: int, chains: Chains) -> Attached:
         found = self._attached(slot, uid)
         warnings = []
         if not found.resolver:
@@ -273,7 +283,7 @@ class UplinkService:
                 " to mend it: name another one in /run/systemd/resolve/resolv.conf or /etc/resolv.conf"
             )
         with suppress(BangerError):  # what others' tables hold is a courtesy to say
-            warnings += [obstacle.sentence for obstacle in await find_obstacles()]
+            warnings += [obstacle.sentence for obstacle in await find_obstacles(chains)]
         return Attached(
             found.slot, uid, found.link, found.guests, found.transfer,
             resolver=found.resolver, warnings=tuple(warnings),
