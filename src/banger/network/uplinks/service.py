@@ -25,7 +25,8 @@ from banger.model.errors import BangerError, NotFoundError, RefusedError
 from banger.network.host_addresses import AddressWatch
 from banger.network.uplinks import forwarding, table
 from banger.network.uplinks.obstacles import find_obstacles
-from banger.network.uplinks.resolvers import find_resolver
+from banger.network.uplinks.relay import NameRelay, open_relay
+from banger.network.uplinks.resolvers import find_resolver, on_loopback
 from banger.network.uplinks.slots import PEER, TRANSFER_LENGTH, Slot, SlotPlan
 from banger.network.uplinks.table import Rules, Uplink
 
@@ -72,6 +73,8 @@ class UplinkService:
         self._applied: Rules | None = None
         self._watch: AddressWatch | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._relays: dict[str, NameRelay] = {}
+        self._asked = ""
 
     @property
     def directory(self) -> Path:
@@ -98,12 +101,12 @@ class UplinkService:
             )
         try:
             self._ledger = Ledger(self._directory / "ledger.json")
+            # Before the first look: what changes after that is heard.
+            self._watch = AddressWatch(lambda: self._spawn(self._follow_host()), groups=_GROUPS)
             async with self._lock:
                 await self._reconcile()
-            self._watch = AddressWatch(lambda: self._spawn(self._follow_host()), groups=_GROUPS)
         except BaseException:
-            self._ledger = None
-            self._file_lock.release()
+            await self.close()
             raise
 
     async def close(self) -> None:
@@ -116,6 +119,8 @@ class UplinkService:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        for address in list(self._relays):
+            await self._relays.pop(address).close()
         self._ledger = self._applied = None
         self._file_lock.release()
 
@@ -213,6 +218,7 @@ class UplinkService:
                 route.add_route(network, slot.inside_address, slot.link, source=slot.host_address)
             self.ledger.done(row)
             undo.release()
+        await self._renew(chains)  # the gateway's address is there by now: names can be relayed
         log.info("uplink %d made for user %d: %s", slot.number, uid, slot.guests)
 
     async def _take_back(self, row: Row) -> None:
@@ -266,7 +272,21 @@ class UplinkService:
                 self._applied = rules
             if not rows:
                 forwarding.close_links(self.ledger, route)
+        await self._renew_relays(resolver, {each.slot.host_address for each in uplinks})
         return chains
+
+    async def _renew_relays(self, resolver: str, gateways: set[str]) -> None:
+        """Relay questions for names at the gateways that have their address already, if that is the only way to the host's resolver."""
+        wanted = gateways if on_loopback(resolver) else set()
+        for address in [a for a in self._relays if a not in wanted or resolver != self._asked]:
+            await self._relays.pop(address).close()
+        self._asked = resolver
+        with Route.here() as route:
+            there = {address for address, _ in route.local_networks()}
+        for address in wanted & there - self._relays.keys():
+            relay = open_relay(address, resolver)
+            if relay is not None:
+                self._relays[address] = relay
 
     # Telling
 
@@ -279,8 +299,8 @@ class UplinkService:
         warnings = []
         if not found.resolver:
             warnings.append(
-                "guests resolve no names: this host's only name server listens on its own loopback;"
-                " to mend it: name another one in /run/systemd/resolve/resolv.conf or /etc/resolv.conf"
+                "guests resolve no names: this host has no name server with an IPv4 address;"
+                " to mend it: name one in /etc/resolv.conf"
             )
         with suppress(BangerError):  # what others' tables hold is a courtesy to say
             warnings += [obstacle.sentence for obstacle in await find_obstacles(chains)]
