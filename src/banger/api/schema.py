@@ -141,6 +141,7 @@ class VmPatch(Struct, forbid_unknown_fields=True):
     memory_mib: MemoryMib | UnsetType = UNSET
     work_bytes: DiskBytes | UnsetType = UNSET
     forwards: list[Forward] | UnsetType = UNSET
+    network: NetworkName | UnsetType = UNSET
 
 
 class VmStart(Struct, forbid_unknown_fields=True):

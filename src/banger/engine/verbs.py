@@ -15,13 +15,13 @@ from banger.engine.machine import Machine
 from banger.engine.operations import OperationRun, StageHandle
 from banger.engine.plans import BRING_UP, MAKE, RENEW
 from banger.engine.ports import RunningVmm
-from banger.engine.stages import close_tap, save_copy, write_identity
+from banger.engine.stages import close_tap, rewrite_identity, save_copy
 from banger.engine.steps import Job, perform
 from banger.host.undo import UndoStack
 from banger.model import clock
 from banger.model.errors import BangerError, GuestNotReadyError, RefusedError, VmmDiedError
 from banger.model.record import ErrorRecord
-from banger.model.spec import Forward
+from banger.model.spec import Forward, NetworkMode
 from banger.model.state import VmState, not_running
 from banger.model.units import format_duration
 
@@ -38,6 +38,7 @@ class Changes:
     memory_mib: int | None = None
     work_bytes: int | None = None
     forwards: tuple[Forward, ...] | None = None
+    network: NetworkMode | None = None
 
 
 async def create(
@@ -196,6 +197,7 @@ async def change(context: Context, machine: Machine, run: OperationRun, changes:
             memory_mib=changes.memory_mib or spec.memory_mib,
             work_bytes=changes.work_bytes or spec.work_bytes,
             forwards=spec.forwards if changes.forwards is None else changes.forwards,
+            network=changes.network or spec.network,
         )
         if wanted.work_bytes < spec.work_bytes:
             raise RefusedError(
@@ -211,7 +213,7 @@ async def change(context: Context, machine: Machine, run: OperationRun, changes:
         save_copy(machine)
     if machine.name != record.name:
         async with run.stage("identity"):
-            await write_identity(context, machine, Job(1.0))
+            await rewrite_identity(context, machine)
 
 
 async def pause(machine: Machine, run: OperationRun) -> None:

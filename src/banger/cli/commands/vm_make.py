@@ -154,6 +154,7 @@ def print_operation(operation: schema.Operation, output: str) -> None:
     "--forward", "forwards", type=params.FORWARD, multiple=True, help="Forwards; replaces all."
 )
 @click.option("--no-forwards", is_flag=True, help="Remove all forwards.")
+@click.option("--network", type=click.Choice(_NETWORKS), help="Network at the next start.")
 @data.format_option
 @pass_session
 def change(
@@ -166,6 +167,7 @@ def change(
     work_size: int | None,
     forwards: tuple[schema.Forward, ...],
     no_forwards: bool,
+    network: str | None,
     output: str,
 ) -> None:
     """Change a VM that is stopped."""
@@ -177,6 +179,7 @@ def change(
         memory_mib=UNSET if memory is None else params.whole_mib(memory, "--memory"),
         work_bytes=UNSET if work_size is None else work_size,
         forwards=list(forwards) if forwards or no_forwards else UNSET,
+        network=UNSET if network is None else cast("schema.NetworkName", network),
     )
     if patch == schema.VmPatch():
         raise InvalidInputError("nothing to change was given", hint="banger vm set --help")

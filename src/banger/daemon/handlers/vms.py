@@ -268,4 +268,5 @@ def _changes(data: schema.VmPatch) -> Changes:
         memory_mib=None if data.memory_mib is UNSET else data.memory_mib,
         work_bytes=None if data.work_bytes is UNSET else data.work_bytes,
         forwards=None if data.forwards is UNSET else _forwards(data.forwards),
+        network=None if data.network is UNSET else NetworkMode(data.network),
     )
