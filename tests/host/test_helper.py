@@ -1,12 +1,14 @@
 """banger-helper on a host of the test's own: what it makes, for whom, and that nothing of it stays."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -28,7 +30,7 @@ from tests.framework.helper_host import (
     running_helper,
     tables,
 )
-from tests.framework.net_host import BEYOND, HOST_ADDRESS, Namespace, ip
+from tests.framework.net_host import BEYOND, HOST_ADDRESS, Echo, Namespace, ip
 from tests.framework.ordinary_user import OrdinaryUser, tun_mode
 
 TABLE = "table inet banger_host"
@@ -301,6 +303,65 @@ async def test_a_resolver_on_an_address_of_the_hosts_own_is_asked_too(own_host, 
             one.close()
 
 
+async def test_a_resolver_on_the_hosts_loopback_is_asked_by_the_helper_itself(own_host, short_dir):
+    before = host_state()
+    own_host.services.close()  # it has port 53 of every address
+    loopback = own_host_dns("127.0.0.1")
+    async with running_helper(short_dir, resolver=lambda: "127.0.0.1") as helper:
+        one = Uplinked(helper)
+        try:
+            found = await one.attach()
+            guest = str(int_ip(found["guests"], 16))
+            gateway = one.set_up(found, guest)
+            assert (await in_thread(one.talk, guest, gateway, 53, "udp")).startswith("answer")
+            assert (await in_thread(one.talk, guest, gateway, 53, "tcp")).startswith("answer")
+            assert await in_thread(one.talk, guest, gateway, 7) == ""
+            await ask(helper.socket, "uplink.detach", slot=found["slot"])
+        finally:
+            one.close()
+            loopback()
+    own_host.services = Echo()
+    assert host_state() == before
+
+
+def own_host_dns(address):
+    """A resolver of sorts on loopback alone; how to end it."""
+    udp, tcp = (socket.socket(socket.AF_INET, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM))  # fmt: skip
+    for each in (udp, tcp):
+        each.bind((address, 53))
+    tcp.listen(8)
+
+    def serve_udp():
+        with contextlib.suppress(OSError):
+            while True:
+                data, peer = udp.recvfrom(999)
+                if data == b"end":
+                    return
+                udp.sendto(b"answer to " + data, peer)
+
+    def serve_tcp():
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = tcp.accept()
+                with client:
+                    client.sendall(b"answer to " + client.recv(999))
+
+    threads = [threading.Thread(target=each, daemon=True) for each in (serve_udp, serve_tcp)]
+    for each in threads:
+        each.start()
+
+    def end():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+            last.sendto(b"end", (address, 53))
+        tcp.shutdown(socket.SHUT_RDWR)
+        for each in threads:
+            each.join()
+        udp.close()
+        tcp.close()
+
+    return end
+
+
 async def test_ipv6_is_dropped(uplinked):
     one, found, _ = await ready(uplinked)
     shown = subprocess.run(
@@ -359,8 +420,8 @@ async def test_the_host_becomes_no_router_for_anybody_else(uplinked, own_host):
             file.write("1")  # the administrator's word
         await until_async(lambda: in_thread_of(lan, connects, BEYOND, 7))
     finally:
-        lan.close()
         ip("link", "del", "lan1")
+        lan.close()
 
 
 async def in_thread_of(namespace, work, *arguments):
@@ -657,8 +718,6 @@ async def test_more_descriptors_than_asked_for_are_closed(helper, count):
 
 async def test_a_descriptor_that_will_not_close_holds_up_only_its_sender(helper, monkeypatch):
     """A file of FUSE waits in close(2) for a user's program."""
-    import threading
-
     stuck, end = os.open("/dev/null", os.O_RDONLY), threading.Event()
     really = os.close
 

@@ -108,3 +108,19 @@ def test_the_next_daemon_adopts_guest_and_uplink(vm):
     assert banner(ip).startswith(b"SSH-2.0-")
     assert vm.vm("box")["status"]["ip"] == ip
     assert connects(vm, "box", BEYOND)
+
+
+def test_the_same_vm_runs_in_user_mode_and_back(vm):
+    first = vm.vm("box")["status"]["ip"]
+    seen = []
+    for mode in ("user", "bridge"):
+        vm.run("vm", "stop", "box")
+        vm.run("vm", "set", "box", "--network", mode)
+        vm.run("vm", "start", "box")
+        status = vm.vm("box")["status"]
+        assert status["network"] == mode
+        assert connects(vm, "box", BEYOND)
+        assert vm.run("vm", "ssh", "box", "--", "echo", "inside").stdout == "inside\n"
+        seen.append(status["ip"])
+    assert seen[0] != first
+    assert seen[1] == first

@@ -163,6 +163,7 @@ class VmPatch(Struct, forbid_unknown_fields=True):
     work_bytes: DiskBytes | UnsetType = UNSET
     forwards: list[Forward] | UnsetType = UNSET
     nat: bool | UnsetType = UNSET
+    network: NetworkName | UnsetType = UNSET
 
 
 class VmStart(Struct, forbid_unknown_fields=True):

@@ -14,7 +14,7 @@ from banger.engine.stages import save_copy
 from banger.host.undo import UndoStack
 from banger.model.errors import RefusedError
 from banger.model.record import VmRecord
-from banger.model.spec import Forward, ForwardProtocol, VmSpec
+from banger.model.spec import Forward, ForwardProtocol, NetworkMode, VmSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,15 @@ class Changes:
     work_bytes: int | None = None
     forwards: tuple[Forward, ...] | None = None
     nat: bool | None = None
+    network: NetworkMode | None = None
     add: tuple[Forward, ...] = ()
     remove: tuple[tuple[ForwardProtocol, int], ...] = ()
 
     @property
     def small(self) -> bool:
         """Whether a VM can take them while it runs."""
-        return (self.name, self.vcpus, self.memory_mib, self.work_bytes) == (None,) * 4
+        fixed = (self.name, self.vcpus, self.memory_mib, self.work_bytes, self.network)
+        return all(value is None for value in fixed)
 
 
 def adjusted(record: VmRecord, changes: Changes) -> tuple[VmSpec, tuple[Forward, ...]]:

@@ -79,10 +79,14 @@ async def make_disks(context: Context, machine: Machine, job: Job) -> str:
 
 
 async def write_identity(context: Context, machine: Machine, job: Job) -> str:
-    """The identity drive, with a fresh clock and fresh entropy."""
+    """The identity drive, with a fresh clock and fresh entropy, and the VM's addresses in the network in which it is about to run."""
     del job
+    return await rewrite_identity(context, machine, await _settle(context, machine))
+
+
+async def rewrite_identity(context: Context, machine: Machine, mtu: int | None = None) -> str:
+    """The identity drive with the addresses as they are; whoever starts the VM renews it."""
     has_nic = machine.record.spec.network is not NetworkMode.NONE
-    mtu = await _settle(context, machine)
     request = IdentityRequest(
         machine.id,
         machine.name,

@@ -17,7 +17,7 @@ from banger.engine.machine import Machine
 from banger.engine.operations import OperationRun, StageHandle
 from banger.engine.plans import BRING_UP, MAKE, RENEW
 from banger.engine.ports import RunningVmm
-from banger.engine.stages import close_tap, save_copy, write_identity
+from banger.engine.stages import close_tap, rewrite_identity, save_copy
 from banger.engine.steps import Job, perform
 from banger.host.undo import UndoStack
 from banger.model import clock
@@ -187,6 +187,7 @@ async def change(context: Context, machine: Machine, run: OperationRun, changes:
             vcpus=changes.vcpus or spec.vcpus,
             memory_mib=changes.memory_mib or spec.memory_mib,
             work_bytes=changes.work_bytes or spec.work_bytes,
+            network=changes.network or spec.network,
         )
         final = forwards.settle(context, wanted, earlier)
         if wanted.work_bytes < spec.work_bytes:
@@ -203,7 +204,7 @@ async def change(context: Context, machine: Machine, run: OperationRun, changes:
         save_copy(machine)
     if machine.name != record.name:
         async with run.stage("identity"):
-            await write_identity(context, machine, Job(1.0))
+            await rewrite_identity(context, machine)
 
 
 async def pause(machine: Machine, run: OperationRun) -> None:

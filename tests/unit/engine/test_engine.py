@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from banger.engine.adjust import Changes
 from banger.engine.plans import CREATE
 from banger.engine.reconcile import reconcile
 from banger.host import faults, proc
-from banger.model.errors import InvalidInputError, NotFoundError, RefusedError
+from banger.model.errors import HostLacksError, InvalidInputError, NotFoundError, RefusedError
 from banger.model.spec import Forward, NetworkMode, VmSpec
 from banger.model.state import OperationState, VmState
 from tests.framework.stages import CREATE_STAGES
@@ -419,6 +420,55 @@ async def test_a_daemon_killed_at_any_stage_of_create_leaves_nothing(engine, wor
     finally:
         await again.close()
         again.context.store.close()
+
+
+def in_bridge_mode(world_network, prefix):
+    """The network settles leases at other addresses from now on; what it was asked for."""
+    asked = []
+
+    async def settle(lease, mode):
+        asked.append(str(mode))
+        return replace(lease, ip=f"{prefix}.{lease.index}", gateway=f"{prefix}.254"), 1500
+
+    world_network.settle = settle
+    return asked
+
+
+async def test_addresses_are_those_of_the_network_in_which_a_vm_starts(engine, world):
+    await make(engine)
+    machine = engine.resolve("one")
+    before = machine.lease
+    await finished(engine, engine.stop(machine, None, force=True))
+    asked = in_bridge_mode(engine.context.network, "10.7.7")
+    await engine.change(machine, Changes(network=NetworkMode.BRIDGE, name="uno"))
+    assert asked == []  # nothing starts: no network is needed
+    assert machine.lease == before
+    assert (await finished(engine, engine.start(machine, None))).state is OperationState.SUCCEEDED
+    assert asked == ["bridge"]
+    moved = replace(before, ip=f"10.7.7.{before.index}", gateway="10.7.7.254")
+    assert machine.lease == moved
+    assert engine.context.store.leases() == [moved]
+    assert (world.identities[-1].lease, world.identities[-1].mtu) == (moved, 1500)
+    assert machine.record.run.ip == moved.ip
+    assert '"10.7.7.254"' in (machine.paths.state / "vm.json").read_text()
+
+
+async def test_a_network_that_cannot_be_had_fails_the_start_and_leaves_the_vm(engine, world):
+    await make(engine)
+    machine = engine.resolve("one")
+    await finished(engine, engine.stop(machine, None, force=True))
+
+    async def settle(lease, mode):
+        raise HostLacksError(
+            "network mode bridge needs banger-helper", hint="sudo banger setup helper"
+        )
+
+    engine.context.network.settle = settle
+    record = await finished(engine, engine.start(machine, None))
+    assert record.state is OperationState.FAILED
+    assert record.error.hint == "sudo banger setup helper"
+    assert machine.state is VmState.STOPPED
+    assert engine.context.store.leases() == [machine.lease]
 
 
 async def test_vms_are_recovered_from_their_directories_when_the_database_is_lost(engine, world):

@@ -4,7 +4,7 @@ import pytest
 from inline_snapshot import snapshot
 
 from banger.network.uplinks.obstacles import blocks, forward_chains, mend
-from banger.network.uplinks.resolvers import find_resolver, first_usable
+from banger.network.uplinks.resolvers import find_resolver, first
 from banger.network.uplinks.slots import SlotPlan
 from banger.network.uplinks.table import Rules, Uplink, made_by, ruleset
 
@@ -180,7 +180,7 @@ def test_each_kind_of_firewall_is_mended_in_its_own_way():
     ("", ""),
 ])  # fmt: skip
 def test_the_first_name_server_that_is_not_the_hosts_own_loopback(text, address):
-    assert first_usable(text) == address
+    assert first(text) == address
 
 
 def test_behind_a_resolver_on_loopback_are_those_whom_it_asks(tmp_path):
@@ -188,4 +188,11 @@ def test_behind_a_resolver_on_loopback_are_those_whom_it_asks(tmp_path):
     stub.write_text("nameserver 127.0.0.53\n")
     real.write_text("nameserver 192.0.2.53\n")
     assert find_resolver([stub, tmp_path / "missing", real]) == "192.0.2.53"
-    assert find_resolver([stub]) == ""
+    assert find_resolver([stub]) == "127.0.0.53"  # better than none: it is asked by a relay
+    assert find_resolver([tmp_path / "missing"]) == ""
+
+
+def test_a_resolver_on_loopback_is_asked_by_the_host_itself():
+    text = ruleset(Rules("f00d", (Uplink(PLAN.slot(1), 0),), "127.0.0.53"))
+    assert "dnat" not in text.replace("status dnat", "").replace("!= dnat", "")
+    assert "ip daddr @gateways meta l4proto { tcp, udp } th dport 53 accept" in text

@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,14 @@ def test_a_second_vm_of_the_same_name_is_refused_and_leaves_no_trace(store):
     with pytest.raises(RefusedError, match="'one' is taken"):
         store.insert_vm(vm("b" * 12), lease("b" * 12, 1))
     assert [lease.index for lease in store.leases()] == [0]
+
+
+def test_a_lease_gets_other_addresses_and_keeps_its_number(store):
+    store.insert_vm(vm(), lease())
+    moved = replace(lease(), ip="10.9.0.16", gateway="10.9.0.1", dns="10.9.0.2")
+    store.update_lease(moved)
+    store.update_lease(replace(moved, vm_id="b" * 12, ip="10.9.0.99"))  # nobody's
+    assert store.leases() == [moved]
 
 
 def test_a_lease_cannot_be_given_twice(store):

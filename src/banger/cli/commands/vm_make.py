@@ -155,6 +155,7 @@ def print_operation(operation: schema.Operation, output: str) -> None:
 )
 @click.option("--no-forwards", is_flag=True, help="Remove all forwards.")
 @click.option("--nat/--no-nat", default=None, help="Whether the VM reaches the outside.")
+@click.option("--network", type=click.Choice(_NETWORKS), help="Network at the next start.")
 @data.format_option
 @pass_session
 def change(
@@ -168,6 +169,7 @@ def change(
     forwards: tuple[schema.Forward, ...],
     no_forwards: bool,
     nat: bool | None,
+    network: str | None,
     output: str,
 ) -> None:
     """Change a VM. Forwards and NAT may change while it runs; the rest while it is stopped."""
@@ -180,6 +182,7 @@ def change(
         work_bytes=UNSET if work_size is None else work_size,
         forwards=list(forwards) if forwards or no_forwards else UNSET,
         nat=UNSET if nat is None else nat,
+        network=UNSET if network is None else cast("schema.NetworkName", network),
     )
     if patch == schema.VmPatch():
         raise InvalidInputError("nothing to change was given", hint="banger vm set --help")

@@ -278,4 +278,5 @@ def _changes(data: schema.VmPatch) -> Changes:
         work_bytes=None if data.work_bytes is UNSET else data.work_bytes,
         forwards=None if data.forwards is UNSET else forwards_of(data.forwards),
         nat=None if data.nat is UNSET else data.nat,
+        network=None if data.network is UNSET else NetworkMode(data.network),
     )

@@ -35,10 +35,10 @@ class Obstacle:
         return f"{self.chain} drops what guests send through this host; to mend it: {self.mend}"
 
 
-async def find_obstacles() -> list[Obstacle]:
-    """Those of this host. A host whose firewall cannot be read has none that we know of."""
+async def find_obstacles(chains: Iterable[Mapping[str, Any]]) -> list[Obstacle]:
+    """Those among the host's nft ``chains``, and in iptables' older kind. A host whose firewall cannot be read has none that we know of."""
     found = []
-    for chain in forward_chains(await nft.listing("chain", "chains")):
+    for chain in forward_chains(chains):
         rules = await nft.listing("rule", "table", chain["family"], chain["table"])
         if blocks(chain, rules):
             found.append(Obstacle(_name(chain), mend(chain, rules)))

@@ -1,9 +1,11 @@
-"""Where guests' questions for names go in bridge mode: to the first name server of the host's that packets can be sent on to."""
+"""Where guests' questions for names go in bridge mode: to the first name server of the host's that packets can be sent on to, else to the
+one on the host's loopback (127/8), which only the host itself can ask (`relay`).
+"""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PLACES = (
@@ -16,20 +18,29 @@ _MAX_BYTES = 1 << 16
 
 
 def find_resolver(places: Iterable[Path] = PLACES) -> str:
-    """The IPv4 address of a name server that does not listen on loopback; empty if there is none."""
+    """The IPv4 address of a name server, if possible one that does not listen on loopback; empty if there is none."""
+    texts = list(_read(places))
+    found = (first(text, loopback=each) for each in (False, True) for text in texts)
+    return next(filter(None, found), "")
+
+
+def on_loopback(address: str) -> bool:
+    """Whether a name server is one that packets cannot be sent on to."""
+    return bool(address) and ipaddress.IPv4Address(address).is_loopback
+
+
+def _read(places: Iterable[Path]) -> Iterator[str]:
     for place in places:
         try:
             with place.open("rb") as file:
                 text = file.read(_MAX_BYTES).decode(errors="replace")
         except OSError:
             continue
-        if address := first_usable(text):
-            return address
-    return ""
+        yield text
 
 
-def first_usable(text: str) -> str:
-    """The first name server in the text of a resolv.conf that can be reached from elsewhere; empty if there is none."""
+def first(text: str, *, loopback: bool = False) -> str:
+    """The first name server in the text of a resolv.conf that is, or is not, on loopback; empty if there is none."""
     for line in text.splitlines():
         words = line.split()
         if len(words) < 2 or words[0] != "nameserver":
@@ -38,6 +49,8 @@ def first_usable(text: str) -> str:
             address = ipaddress.IPv4Address(words[1])
         except ValueError:  # IPv6, which guests do not have
             continue
-        if not (address.is_loopback or address.is_unspecified or address.is_link_local):
+        if address.is_loopback == loopback and not (
+            address.is_unspecified or address.is_link_local
+        ):
             return str(address)
     return ""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from banger.host import fs, nft, ownership
 from banger.host.ledger import Ledger, Row
@@ -24,12 +25,14 @@ from banger.model.errors import BangerError, NotFoundError, RefusedError
 from banger.network.host_addresses import AddressWatch
 from banger.network.uplinks import forwarding, table
 from banger.network.uplinks.obstacles import find_obstacles
-from banger.network.uplinks.resolvers import find_resolver
+from banger.network.uplinks.relay import NameRelay, open_relay
+from banger.network.uplinks.resolvers import find_resolver, on_loopback
 from banger.network.uplinks.slots import PEER, TRANSFER_LENGTH, Slot, SlotPlan
 from banger.network.uplinks.table import Rules, Uplink
 
 log = logging.getLogger(__name__)
 KIND = "uplink"
+Chains = Sequence[Any]
 MTU = 1500
 QUOTA = 4
 _GROUPS = ADDRESS_GROUPS | LINK_GROUP | NETCONF_GROUP
@@ -70,6 +73,8 @@ class UplinkService:
         self._applied: Rules | None = None
         self._watch: AddressWatch | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._relays: dict[str, NameRelay] = {}
+        self._asked = ""
 
     @property
     def directory(self) -> Path:
@@ -96,12 +101,12 @@ class UplinkService:
             )
         try:
             self._ledger = Ledger(self._directory / "ledger.json")
+            # Before the first look: what changes after that is heard.
+            self._watch = AddressWatch(lambda: self._spawn(self._follow_host()), groups=_GROUPS)
             async with self._lock:
                 await self._reconcile()
-            self._watch = AddressWatch(lambda: self._spawn(self._follow_host()), groups=_GROUPS)
         except BaseException:
-            self._ledger = None
-            self._file_lock.release()
+            await self.close()
             raise
 
     async def close(self) -> None:
@@ -114,6 +119,8 @@ class UplinkService:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        for address in list(self._relays):
+            await self._relays.pop(address).close()
         self._ledger = self._applied = None
         self._file_lock.release()
 
@@ -121,13 +128,13 @@ class UplinkService:
         """Give the network namespace behind descriptor ``namespace``, which must be ``uid``'s, its uplink; the one that it has if it has one."""
         where = ownership.check_owner(namespace, uid)
         async with self._lock:
-            await self._reconcile()
+            chains = await self._reconcile()
             rows = self.ledger.rows(KIND)
             slot = next((_slot(r) for r in rows if (_place(r), r.uid) == (where, uid)), None)
             if slot is None:
                 slot = self._free_slot(uid)
-                await self._make(slot, uid, namespace, where)
-        return await self._told(slot, uid)
+                await self._make(slot, uid, namespace, where, chains)
+        return await self._told(slot, uid, chains)
 
     async def detach(self, uid: int, number: int) -> None:
         """Take an uplink of ``uid``'s back; idempotent. Root may take everybody's."""
@@ -179,7 +186,9 @@ class UplinkService:
             )
         return slot
 
-    async def _make(self, slot: Slot, uid: int, namespace: int, where: NamespaceId) -> None:
+    async def _make(
+        self, slot: Slot, uid: int, namespace: int, where: NamespaceId, chains: Chains
+    ) -> None:
         facts: dict[str, int | str] = {
             "device": where.device,
             "inode": where.inode,
@@ -199,7 +208,7 @@ class UplinkService:
                         detail=str(error),
                         hint=f"has it a link {PEER} already? ip link",
                     ) from error
-                await self._renew()  # the filter knows the link before it is up
+                await self._renew(chains)  # the filter knows the link before it is up
                 route.disable_ipv6(slot.link)
                 route.add_address(slot.link, slot.host_address, TRANSFER_LENGTH)
                 route.set_link(slot.link, up=True)
@@ -209,6 +218,7 @@ class UplinkService:
                 route.add_route(network, slot.inside_address, slot.link, source=slot.host_address)
             self.ledger.done(row)
             undo.release()
+        await self._renew(chains)  # the gateway's address is there by now: names can be relayed
         log.info("uplink %d made for user %d: %s", slot.number, uid, slot.guests)
 
     async def _take_back(self, row: Row) -> None:
@@ -224,7 +234,8 @@ class UplinkService:
                 route.delete_link(slot.link)
         self.ledger.strike(row)
 
-    async def _reconcile(self) -> None:
+    async def _reconcile(self) -> Chains:
+        """Undo what is not whole; the chains of the host's nft afterwards."""
         with Route.here() as route:
             links = route.links()
         for row in self.ledger.rows(KIND):
@@ -233,15 +244,19 @@ class UplinkService:
             there = link is not None and link.mac == slot.mac(self.ledger.token)
             if not (there and row.done and row.this_boot):
                 self._unmake(row)
-        await self._renew()
+        return await self._renew()
 
-    async def _renew(self) -> None:
-        """Make table and forwarding what the ledger says, in one transaction, if they are not known to be that."""
+    async def _renew(self, chains: Chains | None = None) -> Chains:
+        """Make table and forwarding what the ledger says, in one transaction, if they are not known to be that.
+
+        ``chains``: those of the host's nft, if they were just asked for; they are returned.
+        """
         rows = self.ledger.rows(KIND)
-        maker = table.made_by(await nft.listing("chain", "chains"))
+        chains = await nft.listing("chain", "chains") if chains is None else chains
+        maker = table.made_by(chains)
         if maker not in {None, self.ledger.token}:
             if not rows and self._applied is None:
-                return  # somebody else's, and we have no need of one
+                return chains  # somebody else's, and we have no need of one
             raise RefusedError(
                 f"table {table.FAMILY} {table.TABLE} is not banger's",
                 detail="banger names its own so, and touches nobody else's",
@@ -257,6 +272,21 @@ class UplinkService:
                 self._applied = rules
             if not rows:
                 forwarding.close_links(self.ledger, route)
+        await self._renew_relays(resolver, {each.slot.host_address for each in uplinks})
+        return chains
+
+    async def _renew_relays(self, resolver: str, gateways: set[str]) -> None:
+        """Relay questions for names at the gateways that have their address already, if that is the only way to the host's resolver."""
+        wanted = gateways if on_loopback(resolver) else set()
+        for address in [a for a in self._relays if a not in wanted or resolver != self._asked]:
+            await self._relays.pop(address).close()
+        self._asked = resolver
+        with Route.here() as route:
+            there = {address for address, _ in route.local_networks()}
+        for address in wanted & there - self._relays.keys():
+            relay = open_relay(address, resolver)
+            if relay is not None:
+                self._relays[address] = relay
 
     # Telling
 
@@ -264,16 +294,16 @@ class UplinkService:
         resolver = self._applied.resolver if self._applied else ""
         return Attached(slot.number, uid, slot.link, slot.guests, slot.transfer, resolver=resolver)
 
-    async def _told(self, slot: Slot, uid: int) -> Attached:
+    async def _told(self, slot: Slot, uid: int, chains: Chains) -> Attached:
         found = self._attached(slot, uid)
         warnings = []
         if not found.resolver:
             warnings.append(
-                "guests resolve no names: this host's only name server listens on its own loopback;"
-                " to mend it: name another one in /run/systemd/resolve/resolv.conf or /etc/resolv.conf"
+                "guests resolve no names: this host has no name server with an IPv4 address;"
+                " to mend it: name one in /etc/resolv.conf"
             )
         with suppress(BangerError):  # what others' tables hold is a courtesy to say
-            warnings += [obstacle.sentence for obstacle in await find_obstacles()]
+            warnings += [obstacle.sentence for obstacle in await find_obstacles(chains)]
         return Attached(
             found.slot, uid, found.link, found.guests, found.transfer,
             resolver=found.resolver, warnings=tuple(warnings),

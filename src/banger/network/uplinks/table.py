@@ -14,12 +14,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from banger.network.uplinks.resolvers import on_loopback
 from banger.network.uplinks.slots import Slot
 
 FAMILY: Final = "inet"
 TABLE: Final = "banger_host"
 NEVER: Final = "0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 240.0.0.0/4"
 _OWNER: Final = "made_by_banger_helper_"
+_RELAYED: Final = "        ip daddr @gateways meta l4proto { tcp, udp } th dport 53 accept\n"
 _RULES: Final = """\
 table inet banger_host {{
     chain {owner} {{
@@ -56,7 +58,7 @@ table inet banger_host {{
         iifname != @links accept
         ct state established,related accept
         ct original ip daddr @gateways ct status dnat meta l4proto {{ tcp, udp }} th dport 53 accept
-        drop
+{relayed}        drop
     }}
     chain forward {{
         type filter hook forward priority -5; policy accept;
@@ -114,6 +116,7 @@ def ruleset(rules: Rules) -> str:
     gone = f"table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n"
     if not rules.uplinks:
         return gone
+    relayed = on_loopback(rules.resolver)
     slots = [uplink.slot for uplink in rules.uplinks]
     return gone + _RULES.format(
         owner=_OWNER + rules.token,
@@ -128,7 +131,8 @@ def ruleset(rules: Rules) -> str:
         gateways=_elements(slot.host_address for slot in slots),
         owners=_elements(f"{_quoted(u.slot.link)} . {u.uid}" for u in rules.uplinks),
         never=NEVER,
-        names=_names(rules.resolver),
+        names="" if relayed else _names(rules.resolver),
+        relayed=_RELAYED if relayed else "",
     )
 
 
