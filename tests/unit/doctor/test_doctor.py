@@ -95,3 +95,11 @@ def test_a_host_without_qemu_ends_with_status_5(tmp_path):
     )  # fmt: skip
     assert done.returncode == 5
     assert "fail  qemu" in done.stdout
+
+
+def test_without_a_helper_bridge_mode_is_missing_and_nothing_else_is(config, tmp_path):
+    (found,) = [f for f in examine(CHECKS, config) if f.name == "bridge mode"]
+    if found.status == "ok":
+        pytest.skip("a helper runs on this host")
+    assert found.status == "warn"
+    assert found.hint in {"sudo banger setup helper", "sudo usermod -aG banger $USER, then log in again"}  # fmt: skip
