@@ -434,6 +434,18 @@ async def until_async(condition, timeout_s=5):
             await asyncio.sleep(0.02)
 
 
+async def test_a_switch_of_all_forwarding_on_and_off_again_leaves_guests_their_way(uplinked):
+    one, _, guest = await ready(uplinked)
+    for value in ("1", "0"):
+        with open("/proc/sys/net/ipv4/ip_forward", "w") as file:
+            file.write(value)
+
+        async def reached():
+            return await in_thread(one.talk, guest, BEYOND) == "hello from a guest"
+
+        await until_async(reached)
+
+
 async def test_forwarding_that_the_administrator_switched_on_stays(helper):
     with open("/proc/sys/net/ipv4/ip_forward", "w") as file:
         file.write("1")

@@ -273,6 +273,23 @@ async def test_auto_is_bridge_mode_where_a_helper_answers(own_host, namespaces_w
             shutil.rmtree(directory)
 
 
+async def test_many_vms_at_once_are_all_in_bridge_mode(own_host, namespaces_work, short_dir):
+    """More than the helper lets one user ask at the same time."""
+    directory = short_dir / "daemon"
+    directory.mkdir()
+    async with running_helper(short_dir) as helper:
+        network = daemon(directory, helper.socket)
+        await network.start()
+        leases = []
+        for number in range(50):
+            leases.append(network.plan_lease(f"{number:012x}", leases))
+        settled = await asyncio.gather(*(network.settle(lease, "auto") for lease in leases))
+        assert {mtu for _, mtu in settled} == {1500}
+        assert len({lease.ip for lease, _ in settled}) == 50
+        await network.stop()
+        await network.close()
+
+
 async def test_without_helper_and_root_bridge_is_refused_with_what_mends_it(
     own_host, short_dir, monkeypatch
 ):

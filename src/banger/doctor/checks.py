@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 from collections.abc import Callable
@@ -17,8 +18,10 @@ from banger.images.catalog import ImageCatalog
 from banger.images.sandbox import check_subordinate_ids
 from banger.model.errors import BangerError
 from banger.model.units import GIB, format_size
+from banger.wire.helper import ask
 
 LEAST_FREE_BYTES = 4 * GIB  # an image build and a few VMs
+_HELLO_S = 2.0
 _PROGRAMS = (
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
@@ -56,6 +59,14 @@ def _network(config: Config) -> Answer:
         return Answer(ok=False, why=error.what, hint=error.hint)
     answer = probe_namespaces()
     return Answer(ok=True, found=f"namespaces, {config.uplink}") if answer else answer
+
+
+def _bridge_mode(config: Config) -> Answer:
+    try:
+        asyncio.run(ask(config.helper_socket, "hello", timeout_s=_HELLO_S))
+    except BangerError as error:
+        return Answer(ok=False, why=error.what, hint=error.hint)
+    return Answer(ok=True, found=f"banger-helper at {config.helper_socket}")
 
 
 def _programs(config: Config) -> Answer:
@@ -150,6 +161,11 @@ CHECKS = (
     Check("qemu", _qemu, "no VM can run", needed=True),
     Check(
         "network", _network, "VMs get QEMU's own network, whose guests reach this host's 127.0.0.1"
+    ),
+    Check(
+        "bridge mode",
+        _bridge_mode,
+        "the host reaches VMs by forwards and the agent, not by address",
     ),
     Check("programs", _programs, "disks, images or SSH do not work", needed=True),
     Check("image builds", _image_builds, "images cannot be built"),

@@ -81,7 +81,7 @@ class Server:
         if why:
             if self._refused_by.get(caller.uid) != why:  # once: a flood fills no log
                 self._refused_by = {**dict(list(self._refused_by.items())[-63:]), caller.uid: why}
-                self._audit.note("connect", caller, ok=False, why=why)
+                self._note("connect", caller, ok=False, why=why)
             connection.close()
             return
         self._refused_by.pop(caller.uid, None)
@@ -126,11 +126,18 @@ class Server:
         except Exception as error:  # noqa: BLE001  of one request: the others are served all the same
             known = _explained(op, error)
             took_ms = round(monotonic_ms() - began_ms, 1)
-            self._audit.note(op, caller, ok=False, code=known.code, why=known.what, ms=took_ms)
+            self._note(op, caller, ok=False, code=known.code, why=known.what, ms=took_ms)
             return encode_error(known)
         if op != "hello":
-            self._audit.note(op, caller, ok=True, ms=round(monotonic_ms() - began_ms, 1))
+            self._note(op, caller, ok=True, ms=round(monotonic_ms() - began_ms, 1))
         return reply
+
+    def _note(self, what: str, caller: Caller, **facts: str | float | bool | None) -> None:
+        """A line in the audit log; where that cannot be written the journal says so, and the helper goes on."""
+        try:
+            self._audit.note(what, caller, **facts)
+        except OSError:
+            log.exception("the audit log cannot be written: %s by %d", what[:40], caller.uid)
 
     async def _do(self, caller: Caller, request: Request) -> dict[str, object]:
         verb = check(request)

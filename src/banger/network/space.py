@@ -363,8 +363,10 @@ class Space:
                 self._lay_out_uplink()
             self._troubles.pop("uplink", None)
         except (BangerError, OSError) as error:
-            if proc.alive(self.holder):
+            if proc.alive(self.holder) and not self._route.exists(UPLINK):
                 self._complain("uplink", f"the uplink cannot be had: {error}")
+            else:
+                log.info("network: nothing new of the uplink: %s", error)
 
     async def _links_changed(self) -> None:
         if not self._route.exists(UPLINK) or "uplink" in self._troubles:

@@ -105,3 +105,11 @@ def test_a_volume_that_is_not_mounted_is_told_with_what_mounts_it(config):
     assert finding.status == "fail"
     assert "not mounted" in finding.detail
     assert finding.hint == f"sudo banger setup storage --state-dir {config.state_dir}"
+
+
+def test_without_a_helper_bridge_mode_is_missing_and_nothing_else_is(config, tmp_path):
+    (found,) = [f for f in examine(CHECKS, config) if f.name == "bridge mode"]
+    if found.status == "ok":
+        pytest.skip("a helper runs on this host")
+    assert found.status == "warn"
+    assert found.hint in {"sudo banger setup helper", "sudo usermod -aG banger $USER, then log in again"}  # fmt: skip

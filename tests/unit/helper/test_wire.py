@@ -199,6 +199,18 @@ async def test_a_bug_in_a_verb_is_told_in_general_words_and_ends_nobody(served):
     assert (await asyncio.to_thread(talk, path, [(encode_request("hello", {}), [])]))[0]
 
 
+async def test_an_audit_log_that_cannot_be_written_ends_nobody(served, monkeypatch):
+    path, _, _ = served
+
+    def full(*_arguments, **_named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(AuditLog, "note", full)
+    for op in ("list", "no.such.verb"):
+        (reply,) = await asyncio.to_thread(talk, path, [(encode_request(op, {}), [])])
+        assert reply
+
+
 async def test_who_says_nothing_is_let_go(served, monkeypatch):
     monkeypatch.setattr("banger.helper.server.IDLE_S", 0.05)
     path, _, policy = served

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import msgspec
 
 from banger.host.probe import Answer
+from banger.model.clock import monotonic_ms
 from banger.model.errors import BangerError, HostLacksError
 from banger.network.uplinks.service import Attached, UplinkService
 from banger.wire.helper import PROTOCOL, ask
 
 _HELLO_S = 2.0
+_KNOWN_MS = 500.0
 
 
 class HostUplinks:
@@ -23,10 +26,13 @@ class HostUplinks:
     def __init__(self, socket_path: Path, local: UplinkService) -> None:
         self._path = socket_path
         self._local = local
+        self._asking = asyncio.Lock()
+        self._answer: Answer | None = None
+        self._answered_ms = 0.0
 
     @property
     def _in_process(self) -> bool:
-        return os.geteuid() == 0 and not self._path.is_socket()
+        return self._local.started or (os.geteuid() == 0 and not self._path.is_socket())
 
     async def start(self) -> None:
         """Remove what an earlier daemon of root's left and nobody uses; nothing to do for others."""
@@ -38,7 +44,16 @@ class HostUplinks:
         await self._local.close()
 
     async def helper_answers(self) -> Answer:
-        """Whether a helper serves this user."""
+        """Whether a helper serves this user; many who ask at the same time are answered by one request."""
+        async with self._asking:
+            if self._answer is None or monotonic_ms() - self._answered_ms > _KNOWN_MS:
+                self._answer = await self._say_hello()
+                self._answered_ms = monotonic_ms()
+            return self._answer
+
+    async def _say_hello(self) -> Answer:
+        if self._local.started:
+            return Answer(ok=False, why="uplinks are made in this process")
         try:
             result = await ask(self._path, "hello", timeout_s=_HELLO_S)
         except BangerError as error:

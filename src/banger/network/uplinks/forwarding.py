@@ -5,6 +5,8 @@ Where the administrator has switched all of it on (``net.ipv4.ip_forward``) noth
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from banger.host.ledger import Ledger, Row
@@ -13,22 +15,32 @@ from banger.network.uplinks.slots import LINK_STEM
 
 KIND = "forwarding"
 _ALL = Path("/proc/sys/net/ipv4/ip_forward")
+_PLAIN = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")
 _ONE = "/proc/sys/net/ipv4/conf/{}/forwarding"
 
 
 def wanted(links: dict[str, Link], routes: list[tuple[str, int, int]]) -> list[Link]:
-    """The links that lead somewhere: those with a route, other than loopback and our own."""
+    """The links that lead somewhere: those with a route, other than loopback and our own, and none whose name nft could misread."""
     leading = {number for _, _, number in routes}
     return [
         link
         for link in links.values()
-        if link.index in leading and link.name != "lo" and not link.name.startswith(LINK_STEM)
+        if link.index in leading
+        and link.name != "lo"
+        and not link.name.startswith(LINK_STEM)
+        and _PLAIN.fullmatch(link.name)
     ]
 
 
-def open_links(ledger: Ledger, route: Route) -> tuple[str, ...]:
-    """Let replies come in wherever guests' packets may have gone out; the names of the links that are open by our doing."""
+def open_links(ledger: Ledger, route: Route, own: Iterable[str]) -> tuple[str, ...]:
+    """Let replies come in wherever guests' packets may have gone out; the names of the links that are open by our doing.
+
+    Our ``own`` links forward too, also after somebody has switched all forwarding off.
+    """
     links = route.links()
+    for name in own:
+        if name in links and not links[name].forwards:
+            route.forward_ipv4(name)
     if _all_on():
         for row in ledger.rows(KIND):
             ledger.strike(row)  # the administrator's now

@@ -82,6 +82,11 @@ class UplinkService:
         return self._directory
 
     @property
+    def started(self) -> bool:
+        """Whether this process has the uplinks."""
+        return self._ledger is not None
+
+    @property
     def ledger(self) -> Ledger:
         """The ledger, once started."""
         if self._ledger is None:
@@ -263,7 +268,8 @@ class UplinkService:
                 hint=f"sudo nft list table {table.FAMILY} {table.TABLE}",
             )
         with Route.here() as route:
-            opened = forwarding.open_links(self.ledger, route) if rows else ()
+            own = [_slot(row).link for row in rows if row.done]
+            opened = forwarding.open_links(self.ledger, route, own) if rows else ()
             uplinks = tuple(Uplink(_slot(row), row.uid) for row in rows)
             resolver = self._resolver() if rows else ""
             rules = Rules(self.ledger.token, uplinks, resolver, opened)
