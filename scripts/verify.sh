@@ -35,9 +35,11 @@ else
 fi
 read -r -a outside <<< "${BANGER_VERIFY_OUTSIDE:-1.1.1.1:443 9.9.9.9:443 www.debian.org:80}"
 name=verify-$(od -An -N3 -tx1 /dev/urandom | tr -d ' ')
-here='' id='' operation='' started_daemon=no step=start
+here='' id='' operation='' child='' started_daemon=no step=start
+scratch=$(mktemp -d)
 state=/nonexistent runtime=/nonexistent
 export NO_COLOR=1
+trap '' PIPE # who reads this may go: what was made is taken back all the same
 
 say() { printf '[verify] %s\n' "$*"; }
 tell() { printf '%s\n' "$*" >&2; }
@@ -47,6 +49,7 @@ printable() { tr -cd '\11\12\40-\176'; }
 fail() {
     trap - EXIT INT TERM
     set +e
+    [ -z "$child" ] || kill "$child"
     tell ""
     tell "step: $step"
     [ "$state" = /nonexistent ] || dump >&2
@@ -57,22 +60,24 @@ fail() {
 trap 'fail "$step: interrupted"' INT TERM
 trap '[ $? = 0 ] || fail "$step: broke off"' EXIT
 
-# run SECONDS COMMAND…: its output in $out; fails this run if it fails or does not end in time.
+# run SECONDS COMMAND…: its output in $out; fails this run if it fails or does not end in time. It is waited for, so that an
+# interruption is heard at once.
 out=''
 run() {
-    local seconds=$1 status=0 words
+    local seconds=$1 status=0
     shift
-    words=$(mktemp)
-    out=$(timeout --kill-after=5 "$seconds" "$@" 2> "$words" < /dev/null) || status=$?
+    timeout --kill-after=5 "$seconds" "$@" > "$scratch/out" 2> "$scratch/words" < /dev/null &
+    child=$!
+    wait "$child" || status=$?
+    child=''
+    out=$(cat "$scratch/out")
     if [ "$status" -ne 0 ]; then
-        printable < "$words" >&2
-        rm -f "$words"
+        printable < "$scratch/words" >&2
         case $status in
             124 | 137) fail "$step: no end within $seconds s: ${*##*/}" ;;
             *) fail "$step: status $status: ${*##*/}" ;;
         esac
     fi
-    rm -f "$words"
 }
 
 # field KEY INDENT: the value of a key of the API's JSON in $out, at the top level (INDENT "") or one below; of two, the last.
@@ -161,6 +166,7 @@ dump() {
 # finish: nothing of this run stays, whatever came before.
 finish() {
     local left
+    rm -rf "$scratch"
     timeout 60 "$banger" vm delete "$name" > /dev/null 2>&1 < /dev/null
     if [ "$in_place" = no ] || [ "$started_daemon" = yes ]; then
         timeout 30 "$banger" daemon stop > /dev/null 2>&1 < /dev/null

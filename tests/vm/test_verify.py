@@ -133,6 +133,34 @@ def test_a_vmm_that_is_killed_is_shown_with_its_signal(verify):
     assert "SIGKILL" in done.stderr
 
 
+def test_an_interrupted_run_takes_all_back_though_nobody_listens_any_more(verify, banger, tmp_path):
+    """As by Ctrl-C in front of a pipe: the reader is gone, and the VM is in the middle of its boot."""
+    before = set(Path("/tmp").glob("bgv-*"))
+    env = {**banger.env, "BANGER": str(tmp_path / "banger")}
+    running = subprocess.Popen(
+        [ROOT / "scripts" / "verify.sh"], env=env, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    for line in running.stdout:
+        if "image debian" in line:
+            break
+    wait_until(lambda: any(b"qemu" in text for text in arguments(before)), 60)
+    running.stdout.close()
+    began = time.monotonic()
+    running.terminate()
+    assert running.wait(60) == 1
+    assert time.monotonic() - began < 30
+    assert set(Path("/tmp").glob("bgv-*")) == before
+    assert left_of(before) == []
+
+
+def arguments(before):
+    """Command lines of a smoke run's processes."""
+    for pid, _ in left_of(before):
+        with contextlib.suppress(OSError):
+            yield Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def test_without_a_banger_it_fails_at_once(verify, tmp_path):
     done = verify(program=tmp_path / "nothing")
     assert done.returncode == 1
