@@ -87,7 +87,7 @@ def pauses_while_the_disk_is_full(banger):
     free = os.statvfs(banger.state)
     with filler.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - (8 << 20))
-    script = "dd if=/dev/urandom of=/var/tmp/big bs=1M count=180 conv=fsync 2>&1; sha256sum < /var/tmp/big"
+    script = "yes $(cat /proc/uptime) | head -c 320M > /var/tmp/big; sync; sha256sum < /var/tmp/big"
     with banger.start("vm", "exec", "box", "--", "sh", "-c", script, stdout=subprocess.PIPE) as writing:  # fmt: skip
         wait_until(lambda: banger.vm("box")["state"] == "paused", 300)
         shown = banger.vm("box")

@@ -217,7 +217,10 @@ async def _tend_one(paths: VmPaths, status: dm.SnapshotStatus) -> StoreFill:
         if size_bytes - used_bytes < AHEAD_BYTES:
             mapping = await dm.find(_Names(paths).disk)
             if mapping is not None:
-                size_bytes = await asyncio.to_thread(_make_room, paths, mapping, size_bytes)
+                wanted_bytes = used_bytes + AHEAD_BYTES + AHEAD_BYTES // 4
+                size_bytes = await asyncio.to_thread(
+                    _make_room, paths, mapping, size_bytes, wanted_bytes
+                )
     except OSError as error:
         if size_bytes - used_bytes < AHEAD_BYTES // 2:
             full = "the host's disk is full" if error.errno in fs.FULL else error.strerror
@@ -227,8 +230,8 @@ async def _tend_one(paths: VmPaths, status: dm.SnapshotStatus) -> StoreFill:
     return StoreFill(vm_id, used_bytes, size_bytes, trouble)
 
 
-def _make_room(paths: VmPaths, mapping: dm.Mapping, size_bytes: int) -> int:
-    """Make the store `AHEAD_BYTES` larger, up to what its disk can ever need; its size then. OSError if it cannot be."""
+def _make_room(paths: VmPaths, mapping: dm.Mapping, size_bytes: int, wanted_bytes: int) -> int:
+    """Make the store ``wanted_bytes`` large, but no larger than its disk can ever need; its size then. OSError if it cannot be."""
     store = paths.overlay_cow
     descriptor = os.open(store, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -237,7 +240,7 @@ def _make_room(paths: VmPaths, mapping: dm.Mapping, size_bytes: int) -> int:
         os.close(descriptor)
     limit_bytes = dm.store_limit_bytes(dm.size_bytes(mapping))
     stored_bytes = store.stat().st_size  # more than the device has if a daemon ended in between
-    wanted_bytes = max(stored_bytes, min(size_bytes + AHEAD_BYTES, limit_bytes))
+    wanted_bytes = max(stored_bytes, min(-(-wanted_bytes // MIB) * MIB, limit_bytes))
     if wanted_bytes <= size_bytes:
         return size_bytes
     if wanted_bytes > stored_bytes:
