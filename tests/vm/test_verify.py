@@ -112,7 +112,7 @@ def test_a_vmm_that_is_killed_is_shown_with_its_signal(verify):
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if b"qemu" in words[0] and b"/tmp/bgv-" in b" ".join(words):
+                if b"qemu-system" in words[0] and b"/tmp/bgv-" in b" ".join(words):
                     return int(entry.name)
         return None
 
