@@ -184,7 +184,7 @@ def _mount_new(volume: Volume, uid: int, gid: int, undo: ExitStack) -> None:
 
 
 def _mount(volume: Volume) -> None:
-    mount = find_program("mount", package="mount")
+    mount = find_program("mount")
     options = ",".join(plan.OPTIONS)
     run_sync(
         [mount, "-t", plan.KIND, "-o", options, str(volume.image), str(volume.mount)],
@@ -193,7 +193,7 @@ def _mount(volume: Volume) -> None:
 
 
 def _unmount(volume: Volume) -> None:
-    run_sync([find_program("umount", package="mount"), str(volume.mount)], timeout_s=_TOOL_S)
+    run_sync([find_program("umount"), str(volume.mount)], timeout_s=_TOOL_S)
 
 
 def _move_in(volume: Volume, part: str, uid: int, gid: int, undo: ExitStack) -> None:
