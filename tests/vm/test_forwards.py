@@ -7,9 +7,8 @@ import subprocess
 
 import pytest
 
-from banger.host.probe import root
 from tests.framework.installation import wait_until
-from tests.framework.net_host import BEYOND, ECHO_PORT, OwnHost
+from tests.framework.net_host import BEYOND, ECHO_PORT
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -131,16 +130,6 @@ def test_forwards_come_and_go_while_the_vm_runs_and_outlive_daemon_and_run(bange
     banger.run("vm", "delete", "box")
     free(web, socket.SOCK_STREAM)
     free(echo, socket.SOCK_DGRAM)
-
-
-@pytest.fixture
-def own_host():
-    """The daemon that a test starts lives on this host: beyond it is a machine that echoes."""
-    if not root():
-        pytest.skip(f"a host of its own needs root: {root().why}")
-    host = OwnHost()
-    yield host
-    host.close()
 
 
 def connects(banger, name):

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from banger.host.probe import root
-from tests.framework.net_host import BEYOND, ECHO_PORT, OwnHost
+from tests.framework.net_host import BEYOND, ECHO_PORT
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -21,16 +20,6 @@ def connects(installation, name, address, port):
 def ssh_answers(installation, name):
     done = installation.run("vm", "ssh", name, "--", "echo", "inside", check=False)
     return done.stdout == "inside\n"
-
-
-@pytest.fixture
-def own_host():
-    """The daemon that a test starts lives on this host: beyond it is a machine that echoes."""
-    if not root():
-        pytest.skip(f"a host of its own needs root: {root().why}")
-    host = OwnHost()
-    yield host
-    host.close()
 
 
 def test_without_nat_only_the_way_in_is_open(banger, own_host):

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from banger.host.probe import root
 from tests.framework.installation import ROOT, wait_until
-from tests.framework.net_host import BEYOND, ECHO_PORT, OwnHost
+from tests.framework.net_host import BEYOND, ECHO_PORT
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -53,15 +52,6 @@ def left_of(before):
 
 def last(done):
     return done.stdout.splitlines()[-1]
-
-
-@pytest.fixture
-def own_host():
-    if not root():
-        pytest.skip(f"a host of its own needs root: {root().why}")
-    host = OwnHost()
-    yield host
-    host.close()
 
 
 def test_a_sound_banger_is_ok(verify, own_host):

@@ -20,14 +20,14 @@ from banger.host.ownership import is_network_namespace
 from banger.model.clock import monotonic_ms
 from banger.model.errors import BangerError, InvalidInputError
 from banger.wire.helper import (
+    MAX_REQUEST_BYTES,
     BadRequestError,
     Request,
     encode_error,
     encode_result,
     parse_request,
-    receive,
-    when_ready,
 )
+from banger.wire.seqpacket import Message, receive, when_ready
 
 log = logging.getLogger(__name__)
 IDLE_S = 10.0
@@ -95,15 +95,15 @@ class Server:
             with connection:
                 for _ in range(MAX_REQUESTS):
                     async with asyncio.timeout(IDLE_S):
-                        data, descriptors, cut = await when_ready(
-                            connection, lambda: receive(connection)
+                        message = await when_ready(
+                            connection, lambda: receive(connection, MAX_REQUEST_BYTES + 1)
                         )
-                    if not data and not descriptors:
+                    if not message.data and not message.descriptors:
                         return
                     try:
-                        reply = await self._reply(caller, data, descriptors, cut=cut)
+                        reply = await self._reply(caller, message)
                     finally:
-                        stuck = self._close_all(descriptors, caller)
+                        stuck = self._close_all(message.descriptors, caller)
                     connection.send(reply)
                     if stuck:  # the connection's place is the thread's now
                         return
@@ -113,14 +113,12 @@ class Server:
             if not stuck:
                 self._policy.leave(caller)
 
-    async def _reply(
-        self, caller: Caller, data: bytes, descriptors: tuple[int, ...], *, cut: bool
-    ) -> bytes:
+    async def _reply(self, caller: Caller, message: Message) -> bytes:
         began_ms = monotonic_ms()
         op = "?"
         try:
             self._policy.count_request(caller)
-            request = parse_request(b"" if cut else data, descriptors)
+            request = parse_request(b"" if message.cut else message.data, message.descriptors)
             op = request.op[:40]
             reply = encode_result(await self._do(caller, request))
         except Exception as error:  # noqa: BLE001  of one request: the others are served all the same

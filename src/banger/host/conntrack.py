@@ -8,24 +8,21 @@ the address alone, and what older kernels list besides is left out here.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
 from typing import Final, Self
 
-from banger.host.netlink import NetlinkError, attribute, attributes, nested
+from banger.host.netlink import NetlinkError, attribute, attributes, exchange, nested
 
 _SUBSYSTEM = 1 << 8  # NFNL_SUBSYS_CTNETLINK
 _GET, _DELETE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
-_ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _TUPLE_ORIG, _ID, _ZONE, _FILTER = 1, 12, 18, 25
 _TUPLE_IP, _IP_V4_SRC = 1, 1
 _FILTER_ORIG_FLAGS, _BY_SOURCE = 1, 1
 _NESTED = 0x8000
-_NLMSG, _NFGENMSG = 16, 4
-_ANSWER_BYTES = 1 << 18
+_NFGENMSG = 4
 _TIMEOUT_S = 5.0
 MAX_ROUNDS: Final = 8
 """Those that come into being while others are deleted are deleted in the next round."""
@@ -79,28 +76,7 @@ class Connections:
     def _ask(self, kind: int, flags: int, message: bytes, what: str) -> Iterator[bytes]:
         self._sequence += 1
         body = struct.pack(">BBH", socket.AF_INET, 0, 0) + message
-        header = struct.pack("=IHHII", _NLMSG + len(body), kind, flags, self._sequence, 0)
-        self._channel.send(header + body)
-        while True:
-            for answer, data in self._messages(self._channel.recv(_ANSWER_BYTES)):
-                if answer == _DONE:
-                    return
-                if answer != _ERROR:
-                    yield data
-                    continue
-                code = -struct.unpack_from("=i", data)[0]
-                if code:
-                    raise NetlinkError(code, f"{what}: {os.strerror(code)}")
-                return
-
-    def _messages(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        while len(data) >= _NLMSG:
-            length, kind, _flags, sequence, _port = struct.unpack_from("=IHHII", data)
-            if not _NLMSG <= length <= len(data):
-                return
-            if sequence == self._sequence:
-                yield kind, data[_NLMSG:length]
-            data = data[(length + 3) & ~3 :]
+        return exchange(self._channel, self._sequence, kind, flags, body, what)
 
 
 def _source(connection: dict[int, bytes]) -> bytes | None:

@@ -34,7 +34,7 @@ _AF_BRIDGE, _IFF_UP, _IFF_LOWER_UP = 7, 1, 0x10000
 _TABLE_MAIN, _PROTO_STATIC, _TYPE_UNICAST, _TYPE_LOCAL = 254, 4, 1, 2
 _TYPE_BROADCAST = 3
 _SOL_NETLINK, _STRICT_CHECK = 270, 12
-_ANSWER_BYTES = 1 << 16
+_ANSWER_BYTES = 1 << 18
 _TIMEOUT_S = 5.0
 
 
@@ -347,21 +347,28 @@ class Route:
 
     def _answers(self, kind: int, flags: int, message: bytes, what: str) -> Iterator[bytes]:
         self._sequence += 1
-        header = struct.pack("=IHHII", 16 + len(message), kind, flags, self._sequence, 0)
-        self._channel.send(header + message)
-        while True:
-            for answer, sequence, data in _messages(self._channel.recv(_ANSWER_BYTES)):
-                if sequence != self._sequence:
-                    continue
-                if answer == _DONE:
-                    return
-                if answer != _ERROR:
-                    yield data
-                    continue
-                code = -struct.unpack_from("=i", data)[0]
-                if code:
-                    raise NetlinkError(code, f"{what}: {os.strerror(code)}")
+        return exchange(self._channel, self._sequence, kind, flags, message, what)
+
+
+def exchange(
+    channel: socket.socket, sequence: int, kind: int, flags: int, message: bytes, what: str
+) -> Iterator[bytes]:
+    """Send a request and give the payload of each answer to it; NetlinkError with ``what`` was asked. Of any netlink family."""
+    header = struct.pack("=IHHII", 16 + len(message), kind, flags, sequence, 0)
+    channel.send(header + message)
+    while True:
+        for answer, of, data in _messages(channel.recv(_ANSWER_BYTES)):
+            if of != sequence:
+                continue
+            if answer == _DONE:
                 return
+            if answer != _ERROR:
+                yield data
+                continue
+            code = -struct.unpack_from("=i", data)[0]
+            if code:
+                raise NetlinkError(code, f"{what}: {os.strerror(code)}")
+            return
 
 
 def _messages(data: bytes) -> Iterable[tuple[int, int, bytes]]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from banger.model.errors import BangerError
+from banger.wire.seqpacket import receive, when_ready
 
 REQUEST_S = 5.0
 _MAX_REPLY_BYTES = 4096
-_MAX_DESCRIPTORS = 4
-_T = TypeVar("_T")
 
 
 class HolderError(BangerError):
@@ -27,7 +25,7 @@ class HolderError(BangerError):
 
 async def ask(
     path: Path, op: str, *, timeout_s: float = REQUEST_S, expect: int = 0, name: str = ""
-) -> tuple[Mapping[str, Any], list[int]]:
+) -> tuple[Mapping[str, Any], Sequence[int]]:
     """Send one request to the holder behind ``path``; its reply and exactly ``expect`` descriptors, which are the caller's.
 
     Raises OSError with the kernel's reason if the holder could not, HolderError or ConnectionError if it does not answer.
@@ -38,16 +36,16 @@ async def ask(
         channel.send(json.dumps({"op": op, "name": name}).encode())
         try:
             async with asyncio.timeout(timeout_s):
-                data, descriptors = await _when_readable(channel, lambda: _receive(channel))
+                reply = await when_ready(channel, lambda: receive(channel, _MAX_REPLY_BYTES))
         except TimeoutError as error:
             raise HolderError(
                 f"the network's holder did not answer {op!r} within {timeout_s:g} s",
                 hint="banger daemon stop, then start your VMs again",
             ) from error
     try:
-        return _checked(op, data, len(descriptors), expect), descriptors
+        return _checked(op, reply.data, len(reply.descriptors), expect), reply.descriptors
     except BaseException:
-        for descriptor in descriptors:
+        for descriptor in reply.descriptors:
             os.close(descriptor)
         raise
 
@@ -72,33 +70,3 @@ def _checked(op: str, data: bytes, count: int, expect: int) -> Mapping[str, Any]
     if count != expect:
         raise HolderError(f"the network's holder answered {op!r} with {count} descriptors")
     return reply
-
-
-def _receive(channel: socket.socket) -> tuple[bytes, list[int]]:
-    descriptors = array.array("i")
-    room = socket.CMSG_SPACE(_MAX_DESCRIPTORS * descriptors.itemsize)
-    data, ancillary, _, _ = channel.recvmsg(_MAX_REPLY_BYTES, room, socket.MSG_CMSG_CLOEXEC)
-    for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(payload[: len(payload) // 4 * 4])
-    return data, list(descriptors)
-
-
-async def _when_readable(channel: socket.socket, receive: Callable[[], _T]) -> _T:
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            return receive()
-        except BlockingIOError:
-            pass
-        ready: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(channel, _wake, ready)
-        try:
-            await ready
-        finally:
-            loop.remove_reader(channel)
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -12,19 +12,18 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from banger.model.errors import BangerError, HostLacksError, from_code
+from banger.wire.seqpacket import when_ready
 
 PROTOCOL = 1
 MAX_REQUEST_BYTES = 4096
 MAX_REPLY_BYTES = 1 << 16
-MAX_DESCRIPTORS = 4
 REQUEST_S = 20.0
-_T = TypeVar("_T")
 
 
 class BadRequestError(ValueError):
@@ -91,41 +90,6 @@ def decode_reply(data: bytes) -> Mapping[str, Any]:
             hint="journalctl -u banger-helper",
         ) from broken
     raise from_code(error["code"], error["what"], detail=error["detail"], hint=error["hint"])
-
-
-def receive(channel: socket.socket) -> tuple[bytes, tuple[int, ...], bool]:
-    """One message without waiting: its bytes, its descriptors (close-on-exec, the caller's) and whether any part was cut off."""
-    room = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
-    data, ancillary, flags, _ = channel.recvmsg(
-        MAX_REQUEST_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-    )
-    found: list[int] = []
-    for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            whole = len(payload) // 4 * 4
-            found += memoryview(payload[:whole]).cast("i").tolist()
-    return data, tuple(found), bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
-
-
-async def when_ready(channel: socket.socket, attempt: Callable[[], _T]) -> _T:
-    """The result of ``attempt``, tried again whenever ``channel`` is readable."""
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            return attempt()
-        except BlockingIOError:
-            pass
-        ready: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(channel, _wake, ready)
-        try:
-            await ready
-        finally:
-            loop.remove_reader(channel)
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 async def ask(
