@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class HolderError(BangerError):
 
 async def ask(
     path: Path, op: str, *, timeout_s: float = REQUEST_S, expect: int = 0, name: str = ""
-) -> tuple[Mapping[str, Any], Sequence[int]]:
+) -> tuple[Mapping[str, Any], list[int]]:
     """Send one request to the holder behind ``path``; its reply and exactly ``expect`` descriptors, which are the caller's.
 
     Raises OSError with the kernel's reason if the holder could not, HolderError or ConnectionError if it does not answer.
@@ -43,7 +43,7 @@ async def ask(
                 hint="banger daemon stop, then start your VMs again",
             ) from error
     try:
-        return _checked(op, reply.data, len(reply.descriptors), expect), reply.descriptors
+        return _checked(op, reply.data, len(reply.descriptors), expect), list(reply.descriptors)
     except BaseException:
         for descriptor in reply.descriptors:
             os.close(descriptor)
