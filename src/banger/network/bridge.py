@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from banger.host import fs
 from banger.host.namespaces import probe_namespaces
 from banger.host.probe import Answer
 from banger.model.compat import override
@@ -21,7 +20,7 @@ from banger.model.spec import NetworkMode
 from banger.network import filter as rules
 from banger.network.plan import NetworkPlan
 from banger.network.record import Files
-from banger.network.space import Space, end_leftovers
+from banger.network.space import Space
 from banger.network.uplinks.client import HostUplinks
 from banger.network.uplinks.slots import SlotPlan
 from banger.network.user import UserNetwork
@@ -46,12 +45,7 @@ class BridgeNetwork(UserNetwork):
     @override
     async def start(self) -> None:
         """Adopt the network of an earlier daemon, and remove what it left of uplinks; probes nothing."""
-        fs.make_private_dir(self._files.directory)
-        fs.make_private_dir(self._files.logs)
-        async with self._lock:
-            if await self._adopt() is None and not self._trouble:
-                await end_leftovers(self._files)
-        if self._space is None:
+        if not await self._taken_over():
             await self._uplinks.start()
 
     @override

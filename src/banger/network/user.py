@@ -70,13 +70,17 @@ class UserNetwork:
 
     async def start(self) -> None:
         """Adopt the network of an earlier daemon; if there is none begin to find out, beside other work, what this host allows."""
+        if not await self._taken_over():
+            self._probe = self._begin_probe()
+
+    async def _taken_over(self) -> bool:
+        """Make the directories and adopt the network of an earlier daemon, else end what is left of it; whether there is one."""
         fs.make_private_dir(self._files.directory)
         fs.make_private_dir(self._files.logs)
         async with self._lock:
             if await self._adopt() is None and not self._trouble:
                 await end_leftovers(self._files)
-        if self._space is None:
-            self._probe = self._begin_probe()
+        return self._space is not None
 
     def plan_lease(self, vm_id: str, taken: Sequence[Lease]) -> Lease:
         """A free lease; see `NetworkPlan.plan_lease`."""
