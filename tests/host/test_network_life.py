@@ -14,6 +14,8 @@ import msgspec
 import pytest
 
 from banger.host import proc
+from banger.host.exec import run
+from banger.host.namespaces import enter
 from banger.host.probe import root
 from banger.model.errors import BangerError, HostLacksError
 from banger.model.spec import ForwardProtocol
@@ -25,6 +27,7 @@ from banger.network.holder import PROTOCOL
 from banger.network.processes import start_holder
 from banger.network.record import Files, read_record
 from banger.network.user import UserNetwork
+from tests.framework.helper_host import host_state
 from tests.framework.net_host import BEYOND, LinuxGuest
 from tests.framework.ordinary_user import OrdinaryUser, tun_mode
 
@@ -480,12 +483,28 @@ async def test_the_next_daemon_finds_nat_as_the_last_one_left_it(network, guests
     assert await in_thread(guest.tcp_echo, BEYOND) == b"hello"
 
 
-async def test_two_hundred_vms_have_their_taps(network, guests):
+async def inside(network):
+    """Links, neighbours and filter of the namespace."""
+    listed = []
+    async with network._space._inside() as namespaces:
+        for words in ("ip -o link", "ip neigh", "nft -s list ruleset"):
+            argv = [*enter(namespaces), *words.split()]
+            done = await run(argv, timeout_s=20, pass_fds=namespaces.descriptors)
+            listed += done.stdout.decode().splitlines()
+    return listed
+
+
+async def test_two_hundred_vms_come_and_go_without_a_trace(network, guests):
+    first = await guests.attach()
+    before = (host_state(), await inside(network))
     attached = [await guests.attach() for _ in range(200)]
-    assert len(set(network._space.guests())) == 200
-    assert len(await network._space._listed_pins()) == 200
+    assert len(set(network._space.guests())) == 201
+    assert len(await network._space._listed_pins()) == 201
     for each in attached:
         os.close(each.tap_fd)
+        await network.detach(each.lease)
+    assert (host_state(), await inside(network)) == before
+    os.close(first.tap_fd)
 
 
 async def test_setting_up_and_attaching_are_fast_and_waiting_costs_nothing(network, guests):
