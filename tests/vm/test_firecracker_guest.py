@@ -12,10 +12,10 @@ from banger.guest.identity import IdentityStore
 from banger.host import probe
 from banger.model.machine import (
     BootStack,
-    DiskFormat,
     IdentityRequest,
     LaunchRequest,
     NetworkAttachment,
+    StorageDriver,
 )
 from banger.model.manifest import FileEntry, ImageManifest, Service
 from banger.model.spec import VmSpec
@@ -55,7 +55,7 @@ class Debian:
 
     async def launch(self):
         spec = VmSpec(vcpus=2, memory_mib=512, disk_bytes=9 << 30, work_bytes=2 << 30)
-        await DiskStorage().create(self.boot, spec, self.paths, DiskFormat.RAW)
+        await DiskStorage().create(self.boot, spec, self.paths, StorageDriver.COPY)
         await IdentityStore(self.directory).write(
             IdentityRequest("a" * 12, "box", None), self.paths
         )
