@@ -17,7 +17,7 @@ import pytest
 
 from banger.host import probe, proc
 from banger.model.lease import Lease
-from banger.model.machine import BootStack, DiskFormat, LaunchRequest, NetworkAttachment
+from banger.model.machine import BootStack, LaunchRequest, NetworkAttachment, StorageDriver
 from banger.model.manifest import FileEntry, ImageManifest, Service
 from banger.model.spec import VmSpec
 from banger.storage.disks import DiskStorage
@@ -89,10 +89,10 @@ def identity(path, *, look=True):
 async def start(boot, tmp_path):
     begun = []
 
-    async def launch(*, network=None, drive=identity, root=DiskFormat.QCOW2):
+    async def launch(*, network=None, drive=identity, driver=StorageDriver.QCOW2):
         paths = vm_paths(tmp_path)
         spec = VmSpec(vcpus=2, memory_mib=512, disk_bytes=9 << 30, work_bytes=2 << 30)
-        await DiskStorage().create(boot, spec, paths, root)
+        await DiskStorage().create(boot, spec, paths, driver)
         drive(paths.identity)
         request = LaunchRequest(
             "a" * 12, "box", spec, boot, paths, network or NetworkAttachment("none", None),
@@ -129,11 +129,11 @@ async def next_uptime(log):
     return float(now[-1]), time.monotonic()
 
 
-@pytest.mark.parametrize("root", list(DiskFormat))
+@pytest.mark.parametrize("driver", [StorageDriver.QCOW2, StorageDriver.COPY])
 async def test_the_guest_sees_its_drives_ports_nic_and_the_right_time_and_obeys_the_power_button(
-    start, root
+    start, driver
 ):
-    running, paths = await start(network=NetworkAttachment("qemu-user", LEASE), root=root)
+    running, paths = await start(network=NetworkAttachment("qemu-user", LEASE), driver=driver)
     with socket.socket(socket.AF_UNIX) as bulk:
         bulk.connect(str(paths.bulk_socket(0)))  # long before the guest is up
         bulk.sendall(b"hello from the host\n")
