@@ -34,10 +34,12 @@ def vm(host, image, tmp_path_factory):
     directory = tmp_path_factory.mktemp("fc")
     program = played_firecracker(directory / "bin")
     made = Installation(directory / "home", firecracker_path=program, confine="off")
-    done = made.create("box")
-    assert "firecracker" in done.stderr
-    yield made
-    left = made.close()
+    try:
+        done = made.create("box")
+        assert "firecracker" in done.stderr
+        yield made
+    finally:
+        left = made.close()
     assert not left, f"left behind: {left}"
 
 
