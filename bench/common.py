@@ -25,6 +25,13 @@ def installation(**settings):
     return banger
 
 
+def discard(banger):
+    """End an installation and remove its directory; what was left of it."""
+    left = banger.close()
+    shutil.rmtree(banger.directory, ignore_errors=True)
+    return left
+
+
 @contextlib.contextmanager
 def reflink_volume():
     """A directory on a file system that shares blocks: an xfs in a loop file. Needs root."""

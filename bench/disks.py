@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import copy_images, installation, reflink_volume, report, summary
+from common import copy_images, discard, installation, reflink_volume, report, summary
 
 from banger.host import fs, probe
 from banger.images.catalog import ImageCatalog
@@ -87,7 +87,7 @@ def main(runs):
             copy_images(images, volume / "images")
             result["reflink"] = all_drivers(volume / "images", volume, runs)
     finally:
-        banger.close()
+        discard(banger)
     report("disks", result)
 
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import copy_images, installation, reflink_volume, report, summary
+from common import copy_images, discard, installation, reflink_volume, report, summary
 from create import HOST_STAGES, OPTIONS
 
 from banger.host import probe
@@ -42,7 +42,7 @@ def show_the_flag():
 
 def installation_on(volume, programs):
     """A banger whose files, images too, are on ``volume``."""
-    installation().close()  # the tests' image is built
+    discard(installation())  # the tests' image is built
     words = {"firecracker_path": programs.firecracker, "jailer_path": programs.jailer}
     banger = Installation(volume / "banger", **words)
     (banger.state / "images").unlink()
