@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from banger.host.probe import root
 from tests.framework import firecracker_program
 from tests.framework.installation import CACHE, Installation
 from tests.framework.inventory import inventory
@@ -15,6 +16,7 @@ from tests.framework.leaks import (  # noqa: F401  fixtures
     no_open_files_and_children_are_left,
     no_tasks_are_left,
 )
+from tests.framework.net_host import OwnHost
 from tests.framework.required import (  # noqa: F401  hooks
     pytest_runtest_logreport,
     pytest_sessionfinish,
@@ -99,6 +101,16 @@ def vm(shared):
     shared.create("box")
     print(f"created in {time.monotonic() - began:.1f} s")
     return shared
+
+
+@pytest.fixture
+def own_host():
+    """What the test starts lives on this host, a namespace: beyond it is a machine that echoes."""
+    if not root():
+        pytest.skip(f"a host of its own needs root: {root().why}")
+    host = OwnHost()
+    yield host
+    host.close()
 
 
 @pytest.hookimpl(hookwrapper=True)

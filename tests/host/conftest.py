@@ -10,7 +10,6 @@ import pytest
 
 from banger.host import proc
 from banger.host.namespaces import probe_namespaces
-from banger.host.probe import root
 from banger.network.bridge import BridgeNetwork
 from banger.network.uplinks.client import HostUplinks
 from banger.network.uplinks.service import UplinkService
@@ -18,7 +17,7 @@ from banger.network.uplinks.slots import SlotPlan
 from banger.network.user import UserNetwork
 from tests.framework import firecracker_program
 from tests.framework.helper_host import host_state
-from tests.framework.net_host import LinuxGuest, OwnHost, Wire
+from tests.framework.net_host import LinuxGuest, Wire
 
 
 @pytest.fixture
@@ -31,15 +30,6 @@ def short_dir():
         os.kill(identity.pid, 9)
     shutil.rmtree(directory)
     assert not left, "a holder was left"
-
-
-@pytest.fixture
-def own_host():
-    if not root():
-        pytest.skip(f"a host of its own needs root: {root().why}")
-    host = OwnHost()
-    yield host
-    host.close()
 
 
 @pytest.fixture

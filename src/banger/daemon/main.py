@@ -39,11 +39,7 @@ def main(ready_fd: int | None) -> None:
 
 def _show(error: BangerError) -> int:
     """Print ``error``; the exit status."""
-    click.echo(f"error: {error.what}", err=True)
-    if error.detail:
-        click.echo(error.detail, err=True)
-    if error.hint:
-        click.echo(f"\nhint: {error.hint}", err=True)
+    click.echo(error.told(), err=True)
     return error.exit_status
 
 

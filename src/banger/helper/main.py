@@ -93,11 +93,7 @@ async def serve(path: Path, gid: int | None, uplinks: UplinkService) -> None:
 
 def _show(error: BangerError) -> int:
     """Print ``error``; the exit status."""
-    click.echo(f"error: {error.what}", err=True)
-    if error.detail:
-        click.echo(error.detail, err=True)
-    if error.hint:
-        click.echo(f"\nhint: {error.hint}", err=True)
+    click.echo(error.told(), err=True)
     return error.exit_status
 
 

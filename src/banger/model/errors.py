@@ -27,6 +27,11 @@ class BangerError(Exception):
         self.detail = detail
         self.hint = hint or self.next_step
 
+    def told(self) -> str:
+        """All of it as a program says it on stderr: what, the detail's lines, and behind an empty line the next step."""
+        lines = [f"error: {self.what}", *self.detail.splitlines()]
+        return "\n".join([*lines, "", f"hint: {self.hint}"] if self.hint else lines)
+
 
 class InvalidInputError(BangerError):
     """The request itself is wrong; nothing was done."""
