@@ -1,4 +1,4 @@
-"""``banger-helper``: the narrow root service. It makes what ordinary users' networks need on the host, and nothing else."""
+"""``banger-helper``: the narrow root service. It makes what ordinary users' networks and root disks need on the host, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from banger.helper.listening import bind, forget, group_id, inherited
 from banger.helper.policy import Policy
 from banger.helper.server import Server
 from banger.helper.verbs import World
-from banger.host import fs
+from banger.host import faults, fs
 from banger.host.config import load_config
 from banger.model.errors import BangerError, HostLacksError
 from banger.network.uplinks.service import QUOTA, UplinkService
 from banger.network.uplinks.slots import SlotPlan
+from banger.storage.snapshots import rules
+from banger.storage.snapshots.service import SnapshotService
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +41,22 @@ log = logging.getLogger(__name__)
     "--prefix", help="Private network that guests' addresses are of.  [default: bridge_prefix]"
 )
 @click.option(
+    "--snapshots",
+    default=rules.QUOTA,
+    show_default=True,
+    type=click.IntRange(0, rules.MAX_SLOTS),
+    help="Snapshot devices a user.",
+)
+@click.option(
     "--quota", default=QUOTA, show_default=True, type=click.IntRange(1, 64), help="Uplinks a user."
 )
 def main(
-    path: str | None, group: str, state_dir: str | None, prefix: str | None, quota: int
+    path: str | None,
+    group: str,
+    state_dir: str | None,
+    prefix: str | None,
+    quota: int,
+    snapshots: int,
 ) -> None:
     """Serve root and the members of a group until SIGTERM. What was made for them stays.
 
@@ -52,30 +66,32 @@ def main(
     try:
         if os.geteuid() != 0:
             raise HostLacksError("banger-helper must run as root", hint="sudo banger-helper")
+        faults.load()
         config = load_config()
-        service = UplinkService(
-            Path(state_dir or config.helper_state_dir).absolute(),
-            SlotPlan(prefix or config.bridge_prefix),
-            quota=quota,
+        directory = Path(state_dir or config.helper_state_dir).absolute()
+        world = World(
+            UplinkService(directory, SlotPlan(prefix or config.bridge_prefix), quota=quota),
+            SnapshotService(directory, quota=rules.Quota(snapshots)),
         )
-        asyncio.run(serve(Path(path or config.helper_socket).absolute(), group_id(group), service))
+        asyncio.run(serve(Path(path or config.helper_socket).absolute(), group_id(group), world))
     except BangerError as error:
         sys.exit(_show(error))
 
 
-async def serve(path: Path, gid: int | None, uplinks: UplinkService) -> None:
-    """Serve until SIGTERM or SIGINT; uplinks outlive it."""
-    directory = uplinks.directory
+async def serve(path: Path, gid: int | None, world: World) -> None:
+    """Serve until SIGTERM or SIGINT; what was made outlives it."""
+    directory = world.uplinks.directory
     fs.make_private_dir(directory)
-    await uplinks.start()
     passed = inherited()
     try:
+        await world.uplinks.start()
+        await world.snapshots.start()
         listener = passed or bind(path, gid)
     except BaseException:
-        await uplinks.close()
+        await _let_go(world)
         raise
     audit = AuditLog(directory / "audit.log")
-    server = Server(listener, World(uplinks), Policy(gid, time.monotonic), audit)
+    server = Server(listener, world, Policy(gid, time.monotonic), audit)
     serving = asyncio.create_task(server.serve())
     for signo in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signo, serving.cancel)
@@ -88,7 +104,12 @@ async def serve(path: Path, gid: int | None, uplinks: UplinkService) -> None:
         await server.close()
         if passed is None:
             forget(path)
-        await uplinks.close()
+        await _let_go(world)
+
+
+async def _let_go(world: World) -> None:
+    world.snapshots.close()
+    await world.uplinks.close()
 
 
 def _show(error: BangerError) -> int:

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from banger.model.bucket import Buckets
 from banger.model.errors import RefusedError
+from banger.wire.helper import TOO_OFTEN
 
 MAX_CONNECTIONS: Final = 64
 MAX_CONNECTIONS_OF_USER: Final = 8
@@ -42,19 +44,13 @@ def caller_of(connection: socket.socket) -> Caller:
 
 
 @dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    at_s: float
-
-
-@dataclass(slots=True)
 class Policy:
     """Root and the members of group ``gid`` may call (None: only root), each user within bounds. ``now_s`` is a monotonic clock."""
 
     gid: int | None
     now_s: Callable[[], float]
     _open: Counter[int] = field(default_factory=Counter)
-    _buckets: dict[int, _Bucket] = field(default_factory=dict)
+    _buckets: Buckets = field(default_factory=lambda: Buckets(BURST, PER_S))
 
     def admit(self, caller: Caller) -> str:
         """Why ``caller`` may not connect; empty if it may, and then `leave` must follow."""
@@ -75,21 +71,9 @@ class Policy:
 
     def count_request(self, caller: Caller) -> None:
         """RefusedError if this user asks too often. Root is counted too: a loop of root's is as tiring as any."""
-        now = self.now_s()
-        bucket = self._buckets.get(caller.uid)
-        if bucket is None:
-            self._forget_full(now)
-            bucket = self._buckets[caller.uid] = _Bucket(BURST, now)
-        bucket.tokens = min(BURST, bucket.tokens + (now - bucket.at_s) * PER_S)
-        bucket.at_s = now
-        if bucket.tokens < 1:
+        if not self._buckets.take(caller.uid, self.now_s()):
             raise RefusedError(
-                f"user {caller.uid} asks too often",
+                f"user {caller.uid} {TOO_OFTEN}",
                 detail=f"{BURST} requests at once, then {PER_S:g} a second",
                 hint="wait a second, then try again",
             )
-        bucket.tokens -= 1
-
-    def _forget_full(self, now: float) -> None:
-        full_s = BURST / PER_S
-        self._buckets = {u: b for u, b in self._buckets.items() if now - b.at_s < full_s}

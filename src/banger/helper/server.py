@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from banger.helper.audit import AuditLog
 from banger.helper.policy import Caller, Policy, caller_of
-from banger.helper.verbs import Call, World, check
+from banger.helper.verbs import VERBS, Call, World, check
 from banger.host.ownership import is_network_namespace
 from banger.model.clock import monotonic_ms
 from banger.model.errors import BangerError, InvalidInputError
@@ -126,7 +126,7 @@ class Server:
             took_ms = round(monotonic_ms() - began_ms, 1)
             self._note(op, caller, ok=False, code=known.code, why=known.what, ms=took_ms)
             return encode_error(known)
-        if op != "hello":
+        if not VERBS[op].reads:
             self._note(op, caller, ok=True, ms=round(monotonic_ms() - began_ms, 1))
         return reply
 

@@ -15,6 +15,7 @@ from banger import __version__
 from banger.helper.policy import Caller
 from banger.model.errors import InvalidInputError, NotFoundError
 from banger.network.uplinks.service import UplinkService
+from banger.storage.snapshots.service import SnapshotService
 from banger.wire.helper import PROTOCOL, Request
 
 Result = Mapping[str, Any]
@@ -25,6 +26,7 @@ class World:
     """What the verbs work on."""
 
     uplinks: UplinkService
+    snapshots: SnapshotService
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """One verb: ``arguments`` by name and type, all of them needed; how many ``descriptors``; ``inverse``, the verb that takes it back."""
+    """One verb: ``arguments`` by name and type, all of them needed; how many ``descriptors``; ``inverse``, the verb that takes it back.
+
+    One that only ``reads``, and is asked all the time, is no line of the audit log unless it is refused.
+    """
 
     run: Callable[[World, Call], Awaitable[Result]]
     arguments: Mapping[str, type] = field(default_factory=dict)
     descriptors: int = 0
     inverse: str | None = None
+    reads: bool = False
 
 
 async def _hello(world: World, call: Call) -> Result:
@@ -77,11 +83,43 @@ async def _list(world: World, call: Call) -> Result:
     return {"uplinks": msgspec.to_builtins(found)}
 
 
+async def _snapshot_attach(world: World, call: Call) -> Result:
+    image, store = call.descriptors
+    numbers = (call.number("installation"), call.number("vm"), call.number("sectors"))
+    found = await world.snapshots.attach(call.caller.uid, numbers, image, store)
+    return dict(msgspec.to_builtins(found))
+
+
+async def _snapshot_detach(world: World, call: Call) -> Result:
+    found = await world.snapshots.detach(call.caller.uid, call.number("slot"))
+    return {"snapshot": msgspec.to_builtins(found)}
+
+
+async def _snapshot_grown(world: World, call: Call) -> Result:
+    return {"adopted": await world.snapshots.grown(call.caller.uid, call.number("slot"))}
+
+
+async def _snapshot_list(world: World, call: Call) -> Result:
+    answer = await world.snapshots.able()
+    found = await world.snapshots.list(call.caller.uid) if answer else []
+    why, hint = (answer.why[:1000], answer.hint[:1000])
+    return {"snapshots": msgspec.to_builtins(found), "why": why, "hint": hint}
+
+
 VERBS: dict[str, Verb] = {
-    "hello": Verb(_hello),
+    "hello": Verb(_hello, reads=True),
     "list": Verb(_list),
     "uplink.attach": Verb(_attach, descriptors=1, inverse="uplink.detach"),
     "uplink.detach": Verb(_detach, {"slot": int}),
+    "snapshot.attach": Verb(
+        _snapshot_attach,
+        {"installation": int, "vm": int, "sectors": int},
+        descriptors=2,
+        inverse="snapshot.detach",
+    ),
+    "snapshot.detach": Verb(_snapshot_detach, {"slot": int}),
+    "snapshot.grown": Verb(_snapshot_grown, {"slot": int}),
+    "snapshot.list": Verb(_snapshot_list, reads=True),
 }
 
 

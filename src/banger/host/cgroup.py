@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -13,11 +15,14 @@ from typing import Final
 from banger.host.probe import Answer
 from banger.model.clock import Deadline
 from banger.model.errors import HostLacksError
+from banger.model.ids import is_id
 
 MOUNT: Final = Path("/sys/fs/cgroup")
 PARENT: Final = "banger"
 CONTROLLERS: Final = ("memory", "pids")
 _GONE_S, _LOOK_AGAIN_S = 2.0, 0.02
+DESERTED_S: Final = 60.0
+"""For so long a cgroup without a process may be somebody's who is about to use it."""
 
 
 def probe(mount: Path = MOUNT) -> Answer:
@@ -49,6 +54,7 @@ async def create(vm_id: str, memory_bytes: int, processes: int, mount: Path = MO
             wanted = " ".join(f"+{name}" for name in CONTROLLERS)
             (above / "cgroup.subtree_control").write_text(wanted)
         group.mkdir(exist_ok=True)
+        os.utime(group)  # one that is used again is young again
         (group / "memory.max").write_text(str(memory_bytes))
         (group / "memory.oom.group").write_text("1")
         (group / "pids.max").write_text(str(processes))
@@ -59,6 +65,30 @@ async def create(vm_id: str, memory_bytes: int, processes: int, mount: Path = MO
             f"cgroup {group} cannot be made", detail=str(error), hint=f"ls -l {mount}"
         ) from error
     return group
+
+
+def is_there(vm_id: str, mount: Path = MOUNT) -> bool:
+    """Whether there is a cgroup of this VM."""
+    return (mount / PARENT / vm_id).is_dir()
+
+
+def deserted(mount: Path = MOUNT) -> frozenset[str]:
+    """VMs, of whichever daemon, whose cgroup nobody uses: no process is in it, and nobody made it a moment ago to put one there."""
+    try:
+        groups = list((mount / PARENT).iterdir())
+    except OSError:  # there are none
+        return frozenset()
+    return frozenset(group.name for group in groups if is_id(group.name) and _is_deserted(group))
+
+
+def _is_deserted(group: Path) -> bool:
+    """Its time is that of its making or later: the kernel may have forgotten it and seen it anew."""
+    try:
+        age_s = time.time() - group.stat().st_mtime  # noqa: TID251  compared with the file system's times
+        events = (group / "cgroup.events").read_text().splitlines()
+    except OSError:  # it went meanwhile
+        return False
+    return age_s > DESERTED_S and "populated 0" in events
 
 
 async def remove(vm_id: str, mount: Path = MOUNT) -> None:

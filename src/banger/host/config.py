@@ -17,6 +17,8 @@ from banger.model.errors import InvalidInputError
 from banger.model.units import parse_size
 
 PREFIX = "BANGER_"
+MAX_TAP_POOL = 16
+"""With the largest number of leases that is less than the ports of a bridge."""
 RENAMED = {"ping_helper_path": "agent_path"}
 """Keys of older releases and what they are called now; still read, with one warning."""
 
@@ -40,6 +42,7 @@ class Config:
     network: str = "auto"
     uplink: str = "slirp4netns"
     dns_port: int = 0
+    tap_pool_size: int = 4
     qemu_path: str | None = None
     firecracker_path: Path | None = None
     jailer_path: Path | None = None
@@ -48,14 +51,19 @@ class Config:
     accel: str = "auto"
     confine: str = "auto"
     storage: str = "auto"
-    ready_timeout_s: float = 180.0
+    ready_timeout_s: float = 300.0
+    reconcile_s: float = 60.0
+    drain_s: float = 10.0
     max_parallel_boots: int = 0
     mirror: str | None = None
+    void_mirror: str | None = None
     console_log_max_bytes: int = 1 << 20
     agent_path: Path | None = None
     helper_socket: Path = Path("/run/banger-helper/helper.sock")
     helper_state_dir: Path = Path("/var/lib/banger-helper")
     bridge_prefix: str = "10.115.0.0/16"
+    forward_env: tuple[str, ...] = ()
+    ssh_reminder: bool = True
 
     path: Path = Path("/etc/banger/config.toml")
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -81,9 +89,19 @@ class Config:
         return self.state_dir / "bangerd.log"
 
     @property
+    def daemon_lock_path(self) -> Path:
+        """The lock of the one daemon of this state directory; it holds its pid."""
+        return self.state_dir / "bangerd.lock"
+
+    @property
     def ssh_key_path(self) -> Path:
         """The managed client key."""
         return self.state_dir / "ssh" / "id_ed25519"
+
+    @property
+    def secrets_dir(self) -> Path:
+        """One file a secret, named by it."""
+        return self.state_dir / "secrets"
 
     @property
     def ssh_config_path(self) -> Path:
@@ -95,10 +113,9 @@ class Config:
         """Host keys of the VMs."""
         return self.state_dir / "known_hosts"
 
-    def values(self) -> dict[str, str | int | float | None]:
-        """Every key with its value, paths as text."""
-        found = {key: getattr(self, key) for key in KEYS}
-        return {key: str(v) if isinstance(v, Path) else v for key, v in found.items()}
+    def values(self) -> dict[str, str | int | float | bool | None]:
+        """Every key with its value, paths and lists as text."""
+        return {key: _shown(getattr(self, key)) for key in KEYS}
 
     def environment(self) -> dict[str, str]:
         """The environment that gives a daemon this very configuration: every key that is set, and ``BANGER_CONFIG``."""
@@ -106,31 +123,43 @@ class Config:
         return {**found, "BANGER_CONFIG": str(self.path)}
 
 
+def _shown(value: Any) -> Any:  # noqa: ANN401  a field of Config
+    if isinstance(value, tuple):
+        return ",".join(value) or None
+    return str(value) if isinstance(value, Path) else value
+
+
 def _text(key: str, value: object) -> str:
+    """A text."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise _wrong(key, value, "a text that is not empty")
     return value
 
 
 def _path(key: str, value: object) -> Path:
+    """An absolute path."""
     return paths.absolute(_text(key, value), what=key)
 
 
 def _path_text(key: str, value: object) -> str:
+    """An absolute path."""
     return str(_path(key, value))
 
 
 def _size(key: str, value: object) -> str:
+    """A size, as 512M or 2G."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     parse_size(_text(key, text), what=key)
     return str(text)
 
 
 def _bytes(key: str, value: object) -> int:
+    """A size, as 512M or 2G."""
     return parse_size(_size(key, value), what=key)
 
 
 def _count(key: str, value: object) -> int:
+    """A whole number, 0 or more."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value[:18])
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
@@ -139,13 +168,23 @@ def _count(key: str, value: object) -> int:
 
 
 def _port(key: str, value: object) -> int:
+    """A port, or 0."""
     port = _count(key, value)
     if port > 65535:
         raise _wrong(key, value, "0 (none) to 65535")
     return port
 
 
+def _pool(key: str, value: object) -> int:
+    """0 to 16."""
+    size = _count(key, value)
+    if size > MAX_TAP_POOL:
+        raise _wrong(key, value, f"0 (none) to {MAX_TAP_POOL}")
+    return size
+
+
 def _deadline(key: str, value: object) -> float:
+    """Seconds, above 0 and at most 86400."""
     try:
         number = float(value) if isinstance(value, str | int | float) else -1.0
     except ValueError:
@@ -155,44 +194,77 @@ def _deadline(key: str, value: object) -> float:
     return number
 
 
-def _one_of(*allowed: str) -> Callable[[str, object], str]:
-    def convert(key: str, value: object) -> str:
-        if value not in allowed:
-            raise _wrong(key, value, f"one of {', '.join(allowed)}")
-        return str(value)
+def _flag(key: str, value: object) -> bool:
+    """True or false."""
+    known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}  # fmt: skip
+    found = known.get(str(value).lower()) if isinstance(value, str | bool) else None
+    if found is None:
+        raise _wrong(key, value, "true or false")
+    return found
 
-    return convert
+
+def _period(key: str, value: object) -> float:
+    """Seconds, above 0 and at most 86400, or 0."""
+    never = value in {"0", "0.0"} or (value == 0 and not isinstance(value, bool))
+    return 0.0 if never else _deadline(key, value)
+
+
+def _names(key: str, value: object) -> tuple[str, ...]:
+    """A list of names; in the environment with commas between them."""
+    found = value.split(",") if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise _wrong(key, value, "a list of names of variables")
+    return tuple(dict.fromkeys(name.strip() for name in found if name.strip()))
+
+
+class OneOf:
+    """One of the words in ``allowed``."""
+
+    def __init__(self, *allowed: str) -> None:
+        self.allowed = allowed
+
+    def __call__(self, key: str, value: object) -> str:
+        """The word; InvalidInputError."""
+        if value not in self.allowed:
+            raise _wrong(key, value, f"one of {', '.join(self.allowed)}")
+        return str(value)
 
 
 KEYS: dict[str, Callable[[str, object], Any]] = {
     "state_dir": _path,
     "runtime_dir": _path,
-    "log_level": _one_of("debug", "info", "warning", "error"),
+    "log_level": OneOf("debug", "info", "warning", "error"),
     "default_image": _text,
     "vcpus": _count,
     "memory": _size,
     "disk_size": _size,
     "work_size": _size,
-    "vmm": _one_of("auto", "firecracker", "qemu"),
-    "network": _one_of("auto", "bridge", "user", "none"),
+    "vmm": OneOf("auto", "firecracker", "qemu"),
+    "network": OneOf("auto", "bridge", "user", "none"),
     "uplink": _text,
     "dns_port": _port,
+    "tap_pool_size": _pool,
     "qemu_path": _path_text,
     "firecracker_path": _path,
     "jailer_path": _path,
     "bundle_dir": _path,
     "bundle_manifest": _path,
-    "accel": _one_of("auto", "kvm", "tcg"),
-    "confine": _one_of("auto", "off"),
-    "storage": _one_of("auto", "qcow2", "reflink", "dm-snapshot", "copy"),
+    "accel": OneOf("auto", "kvm", "tcg"),
+    "confine": OneOf("auto", "off"),
+    "storage": OneOf("auto", "qcow2", "reflink", "dm-snapshot", "copy"),
     "ready_timeout_s": _deadline,
+    "reconcile_s": _period,
+    "drain_s": _period,
     "max_parallel_boots": _count,
     "mirror": _text,
+    "void_mirror": _text,
     "console_log_max_bytes": _bytes,
     "agent_path": _path,
     "helper_socket": _path,
     "helper_state_dir": _path,
     "bridge_prefix": _text,
+    "forward_env": _names,
+    "ssh_reminder": _flag,
 }
 """Every key and what checks and converts its value."""
 
@@ -235,7 +307,7 @@ def _from_file(path: Path, warnings: list[str]) -> dict[str, object]:
 
     try:
         table = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(
             f"{path} is not TOML",
             detail=str(error),

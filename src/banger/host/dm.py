@@ -40,11 +40,12 @@ class Mapping:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotStatus:
-    """What a snapshot says of its store; ``broken`` is the kernel's word (``Invalid``, ``Overflow``) if it is lost."""
+    """What a snapshot of ``disk_bytes`` says of its store; ``broken`` is the kernel's word (``Invalid``, ``Overflow``) if it is lost."""
 
     used_bytes: int = 0
     size_bytes: int = 0
     broken: str = ""
+    disk_bytes: int = 0
 
 
 def linear_then_zeros(device: Path, sectors: int, total_sectors: int) -> str:
@@ -64,13 +65,15 @@ def parse_status(text: str) -> dict[str, SnapshotStatus]:
     for line in text.splitlines():
         name, colon, rest = line.partition(": ")
         words = rest.split()
-        if not colon or len(words) < 4 or words[2] != "snapshot":
+        if not colon or len(words) < 4 or words[2] != "snapshot" or not words[1].isdigit():
             continue
         used, slash, size = words[3].partition("/")
+        disk_bytes = int(words[1]) * SECTOR_BYTES
         if slash and used.isdigit() and size.isdigit():
-            found[name] = SnapshotStatus(int(used) * SECTOR_BYTES, int(size) * SECTOR_BYTES)
+            used_bytes, size_bytes = int(used) * SECTOR_BYTES, int(size) * SECTOR_BYTES
+            found[name] = SnapshotStatus(used_bytes, size_bytes, disk_bytes=disk_bytes)
         else:
-            found[name] = SnapshotStatus(broken=" ".join(words[3:]))
+            found[name] = SnapshotStatus(broken=" ".join(words[3:]), disk_bytes=disk_bytes)
     return found
 
 
@@ -130,18 +133,11 @@ def below(mapping: Mapping) -> list[Path]:
     return []
 
 
-def size_bytes(mapping: Mapping) -> int:
-    """How large it is; 0 if it is gone."""
-    with suppress(FileNotFoundError):
-        return int((_SYS / f"dm-{mapping.number}" / "size").read_text()) * SECTOR_BYTES
-    return 0
-
-
-async def create(name: str, uuid: str, table: str, *, read_only: bool = False) -> Path:
+async def create(name: str, uuid: str, lines: str, *, read_only: bool = False) -> Path:
     """Make a mapping; its block device. CommandFailedError if that fails; the inverse is `remove`, whatever came of it."""
     udev = [] if _UDEV.exists() else ["--noudevsync"]
     words = ["create", name, "--uuid", uuid, *udev, *(["--readonly"] if read_only else [])]
-    await _dmsetup(words, table=table)
+    await _dmsetup(words, lines=lines)
     number = _number_in_sys(name)
     if number is None:
         raise HostLacksError(
@@ -176,6 +172,30 @@ async def _device(mapping: Mapping) -> Path:
     )
 
 
+def give(mapping: Mapping, uid: int) -> None:
+    """Its node belongs to ``uid`` alone; the inverse is `take_back`. The kernel does that too when the device goes: on devtmpfs a node
+    that it removes is root's before, wherever else it is still to be seen.
+    """
+    for path in _nodes(mapping):
+        os.chown(path, uid, 0)
+        path.chmod(0o600)
+
+
+def take_back(mapping: Mapping) -> None:
+    """Nobody but root may open its node from now on; idempotent."""
+    for path in _nodes(mapping):
+        os.chown(path, 0, 0)
+        path.chmod(0o600)
+
+
+def _nodes(mapping: Mapping) -> list[Path]:
+    with suppress(FileNotFoundError):
+        number = (_SYS / f"dm-{mapping.number}" / "dev").read_text().strip()
+        places = {Path(f"/dev/dm-{mapping.number}"), (Path("/dev/mapper") / mapping.name).resolve()}
+        return [path for path in places if _is_node(path, number)]
+    return []
+
+
 def _is_node(path: Path, number: str) -> bool:
     try:
         found = path.stat()
@@ -207,16 +227,21 @@ async def statuses() -> dict[str, SnapshotStatus]:
     return parse_status(done.stdout.decode(errors="replace"))
 
 
-async def _dmsetup(words: Sequence[str], *, table: str = "") -> Completed:
-    done = await _run(words, table)
+async def table(name: str) -> str:
+    """The table of mapping ``name`` as the kernel has it, one target a line."""
+    return (await _dmsetup(["table", name])).stdout.decode(errors="replace").strip()
+
+
+async def _dmsetup(words: Sequence[str], *, lines: str = "") -> Completed:
+    done = await _run(words, lines)
     if done.returncode != 0:
         raise failure(done, hint="sudo dmesg | grep device-mapper")
     return done
 
 
-async def _run(words: Sequence[str], table: str) -> Completed:
+async def _run(words: Sequence[str], lines: str) -> Completed:
     argv = [find_program("dmsetup", package=PACKAGE), *words]
-    data = table.encode() or None
+    data = lines.encode() or None
     try:
         return await run(argv, timeout_s=_TOOL_S, check=False, input=data)
     except CommandFailedError as error:

@@ -12,8 +12,8 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from banger.model.errors import CommandFailedError, HostLacksError
 
 STDERR_TAIL_BYTES = 4096
 MAX_OUTPUT_BYTES = 64 << 20
+INTERRUPTED_S = 0.25
+"""So long has an interactive program after Ctrl-C to end by itself."""
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 _KEPT_ENVIRONMENT = (
     "HOME",
@@ -248,14 +250,67 @@ def spawn(
         os.close(descriptor)
 
 
-def replace(argv: Sequence[str]) -> None:
-    """Become ``argv`` (exec): for the CLI, whose ``vm ssh`` is the user's own ssh with the user's own environment."""
-    os.execvp(argv[0], list(argv))  # noqa: S606  argv list, no shell
+def replace(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
+    """Become ``argv`` (exec): for the CLI, whose ``vm ssh`` is the user's own ssh with the user's own environment, and ``env``."""
+    os.execvpe(argv[0], list(argv), {**os.environ, **(env or {})})  # noqa: S606  argv list, no shell
 
 
 def run_interactive(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
-    """Run ``argv`` on the caller's own terminal and environment; its exit status, 128 + signal if it was killed."""
-    returncode = subprocess.run(
-        list(argv), check=False, env={**os.environ, **env} if env else None
-    ).returncode
-    return 128 - returncode if returncode < 0 else returncode
+    """Run ``argv`` on the caller's own terminal and environment; its exit status, 128 + signal if it was killed.
+
+    Whoever waits stands still with it (ssh's ``~^Z`` stops ssh alone, and the shell watches us), and passes SIGTERM and SIGHUP on.
+    """
+    with (
+        _passed_on() as pass_on_to,
+        subprocess.Popen(list(argv), env={**os.environ, **env} if env else None) as child,
+    ):
+        pass_on_to(child)
+        try:
+            while not _ended(child):
+                os.kill(os.getpid(), signal.SIGSTOP)
+                child.send_signal(signal.SIGCONT)
+        except KeyboardInterrupt:  # it had the signal too
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(INTERRUPTED_S)
+            child.kill()
+            raise
+    return 128 - child.returncode if child.returncode < 0 else child.returncode
+
+
+def _ended(child: subprocess.Popen[bytes]) -> bool:
+    """Wait until ``child`` ends, or is stopped: False."""
+    wanted = os.WEXITED | os.WSTOPPED
+    found = os.waitid(os.P_PID, child.pid, wanted | os.WNOWAIT)
+    if found is not None and found.si_code in {os.CLD_STOPPED, os.CLD_TRAPPED}:
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+        return False
+    child.wait()
+    return True
+
+
+@contextmanager
+def _passed_on() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """SIGTERM and SIGHUP go to the child that is given instead, those from before it is there too, unless they are ignored."""
+    before = {signo: signal.getsignal(signo) for signo in (signal.SIGTERM, signal.SIGHUP)}
+    children: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
+
+    def take(signo: int, _frame: object) -> None:
+        if children:
+            children[0].send_signal(signo)
+        else:
+            early.append(signo)
+
+    def pass_on_to(child: subprocess.Popen[bytes]) -> None:
+        children.append(child)
+        for signo in early:
+            child.send_signal(signo)
+
+    for signo, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(signo, take)
+    try:
+        yield pass_on_to
+    finally:
+        for signo, handler in before.items():
+            signal.signal(signo, handler)

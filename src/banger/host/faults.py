@@ -1,15 +1,16 @@
 """Named trace points: a call that does nothing, unless a test has asked for a fault at that name.
 
-``BANGER_FAULTS`` holds ``NAME=ACTION`` pairs separated by commas; it is read once, at start-up of the daemon. Actions: ``kill`` (SIGKILL
-to this process), ``error`` (a BangerError), ``hang`` (until cancelled), ``slow`` (`SLOW_S` later). Without the variable a point costs
-one look-up in an empty dictionary.
+``BANGER_FAULTS`` holds ``NAME=ACTION`` pairs separated by commas; it is read once, at start-up of the daemon or of a command that has points.
+Actions: ``kill`` (SIGKILL to this process), ``error`` (a BangerError), ``hang`` (until cancelled), ``slow`` (`SLOW_S` later). Without the
+variable a point costs one look-up in an empty dictionary.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
+import threading
+import time
 
 from banger.model.errors import BangerError
 
@@ -30,14 +31,28 @@ def load(text: str | None = None) -> None:
 
 async def point(name: str) -> None:
     """The trace point ``name``, for example ``vm.create.disks.after``."""
-    action = _faults.get(name)
+    action = _struck(name)
     if action is None:
         return
+    import asyncio  # noqa: PLC0415  not for commands, which have points of the other kind
+
+    await (asyncio.Event().wait() if action == "hang" else asyncio.sleep(SLOW_S))
+
+
+def blocking_point(name: str) -> None:
+    """As `point`, for work without an event loop; a ``hang`` ends by a signal."""
+    action = _struck(name)
+    if action == "hang":
+        threading.Event().wait()
+    elif action == "slow":
+        time.sleep(SLOW_S)
+
+
+def _struck(name: str) -> str | None:
+    """Do at the point what is done at once; what else is to be done there, if anything."""
+    action = _faults.get(name)
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if action == "hang":
-        await asyncio.Event().wait()
-    if action == "slow":
-        await asyncio.sleep(SLOW_S)
-        return
-    raise BangerError(f"fault injected at {name}", hint="unset BANGER_FAULTS")
+    if action == "error":
+        raise BangerError(f"fault injected at {name}", hint="unset BANGER_FAULTS")
+    return action

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 _DIGEST_BLOCK = 64 * 1024
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
@@ -20,6 +21,8 @@ _CANNOT_SHARE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errn
 _CANNOT_LINK = _CANNOT_SHARE | {errno.EPERM, errno.EMLINK}
 _COPY_BLOCK = 1 << 20
 _PIECE_BYTES = 64 << 20
+_REMOVALS = 100
+"""So often a tree is gone through again in which others make and remove files meanwhile."""
 FULL = {errno.ENOSPC, errno.EDQUOT}
 """What the kernel says where a file cannot grow any more."""
 
@@ -68,6 +71,31 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         raise
 
 
+@contextmanager
+def unseen_file(target: Path, *, replace: bool, mode: int = 0o644) -> Iterator[IO[bytes]]:
+    """A file that is nowhere until the block has ended well; then it is ``target``. A power cut or `kill -9` leaves nothing.
+
+    FileExistsError if ``target`` is there, unless it may be replaced; OSError where the file system has no files without a name.
+    """
+    if not replace and (target.exists() or target.is_symlink()):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    descriptor = os.open(target.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "w+b") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        opened = os.open("/proc/self/fd", os.O_RDONLY | os.O_CLOEXEC)
+        try:  # with a directory's descriptor, else Python calls link(2), which takes the symlink for the file
+            if not replace:
+                os.link(str(file.fileno()), target, src_dir_fd=opened, follow_symlinks=True)
+                return
+            with temporary_directory(target.parent) as own:
+                os.link(str(file.fileno()), own / "new", src_dir_fd=opened, follow_symlinks=True)
+                (own / "new").replace(target)
+        finally:
+            os.close(opened)
+
+
 def make_private_dir(path: Path) -> None:
     """Make ``path`` (and its parents) a directory that only its owner may enter."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -75,12 +103,20 @@ def make_private_dir(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove ``path`` with all below it; an already-gone tree is success. Symbolic links are not followed."""
-    with suppress(FileNotFoundError):
-        if path.is_symlink() or not path.is_dir():
-            path.unlink()
-        else:
-            shutil.rmtree(path)  # noqa: TID251  the one place that may
+    """Remove ``path`` with all below it; what is gone already, or goes meanwhile, is success. Symbolic links are not followed."""
+    for _ in range(_REMOVALS):
+        with suppress(FileNotFoundError):  # of something below, too: then there is still something
+            _remove(path)
+        if not os.path.lexists(path):
+            return
+    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    else:
+        shutil.rmtree(path)  # noqa: TID251  the one place that may
 
 
 def clone_file(source: Path, target: Path, *, mode: int = 0o600, between: Between = go_on) -> str:
@@ -110,6 +146,26 @@ def copy_file(source: Path, target: Path, *, mode: int = 0o600, between: Between
         _copy_sparse(reader.fileno(), descriptor, between, _copy_block)
 
 
+def copy_data(source: Path, target: Path, *, mode: int = 0o600, between: Between = go_on) -> None:
+    """Copy the content of ``source``, which may be a block device, to the new file ``target``, with holes where it has zeros.
+
+    On any error nothing is left behind.
+    """
+    with source.open("rb", buffering=0) as reader, _new_file(target, mode) as descriptor:
+        size_bytes, position, zeros = reader.seek(0, os.SEEK_END), 0, bytes(_DIGEST_BLOCK)
+        os.ftruncate(descriptor, size_bytes)
+        while position < size_bytes:
+            between()
+            piece = os.pread(reader.fileno(), _COPY_BLOCK, position)
+            if not piece:
+                raise OSError(errno.EIO, "the source shrank while it was copied")
+            for begin in range(0, len(piece), _DIGEST_BLOCK):
+                block = piece[begin : begin + _DIGEST_BLOCK]
+                if block != zeros[: len(block)]:
+                    os.pwrite(descriptor, block, position + begin)
+            position += len(piece)
+
+
 def share_file(source: Path, target: Path, *, between: Between = go_on) -> str:
     """As `clone_file`, of a file that nobody changes any more: where blocks cannot be shared the file itself is, by a ``"link"``.
 
@@ -129,6 +185,30 @@ def share_file(source: Path, target: Path, *, between: Between = go_on) -> str:
             raise
         return clone_file(source, target, mode=0o444, between=between)
     return "link"
+
+
+def copy_section(
+    source: int, begin: int, size_bytes: int, target: int, *, between: Between = go_on
+) -> None:
+    """Copy ``size_bytes`` at ``begin`` of the file ``source`` to the beginning of the empty file ``target``; holes stay holes."""
+    os.ftruncate(target, size_bytes)
+    position, end = begin, begin + size_bytes
+    while position < end:
+        between()
+        try:
+            position = os.lseek(source, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        hole = min(os.lseek(source, position, os.SEEK_HOLE), end)
+        while position < hole:
+            between()
+            data = os.pread(source, min(_COPY_BLOCK, hole - position), position)
+            if not data:
+                raise OSError(errno.EIO, "the source shrank while it was copied")
+            os.pwrite(target, data, position - begin)
+            position += len(data)
 
 
 @contextmanager
@@ -204,25 +284,32 @@ def sparse_digest(path: Path, *, between: Between = go_on) -> str:
     """
     digest = hashlib.sha256()
     zeros = bytes(_DIGEST_BLOCK)
+    size_bytes = path.stat().st_size
+    for position, block in data_blocks(path, _DIGEST_BLOCK, between=between):
+        if block != zeros[: len(block)]:
+            digest.update(position.to_bytes(8, "big") + block)
+    digest.update(size_bytes.to_bytes(8, "big"))
+    return digest.hexdigest()
+
+
+def data_blocks(
+    path: Path, block_bytes: int, *, between: Between = go_on
+) -> Iterator[tuple[int, bytes]]:
+    """Positions and contents of the blocks of ``path`` that are not wholly in a hole, in order."""
     with path.open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
         position = 0
         while position < size_bytes:
             between()
             try:
-                position = (
-                    os.lseek(file.fileno(), position, os.SEEK_DATA) // _DIGEST_BLOCK * _DIGEST_BLOCK
-                )
+                data = os.lseek(file.fileno(), position, os.SEEK_DATA)
             except OSError as error:
                 if error.errno == errno.ENXIO:
-                    break
+                    return
                 raise
-            block = os.pread(file.fileno(), _DIGEST_BLOCK, position)
-            if block != zeros[: len(block)]:
-                digest.update(position.to_bytes(8, "big") + block)
-            position += _DIGEST_BLOCK
-    digest.update(size_bytes.to_bytes(8, "big"))
-    return digest.hexdigest()
+            position = data // block_bytes * block_bytes
+            yield position, os.pread(file.fileno(), block_bytes, position)
+            position += block_bytes
 
 
 def length_bytes(path: Path) -> int:

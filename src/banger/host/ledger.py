@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from banger.api.malformed import NOT_JSON
 from banger.host import fs
 from banger.host.proc import boot_id
 from banger.model.errors import BangerError
@@ -88,7 +89,7 @@ class Ledger:
             content = _Content(secrets.token_hex(8), [])
             self._write(content)
             return content
-        except (msgspec.MsgspecError, ValueError) as error:
+        except NOT_JSON as error:
             raise BangerError(
                 f"ledger {self._path} is damaged",
                 detail=str(error),

@@ -6,6 +6,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from banger.model.errors import RefusedError
+
 
 class FileLock:
     """An exclusive lock on ``path``; the kernel frees it when the process ends, however it ends."""
@@ -33,6 +35,15 @@ class FileLock:
             raise
         self._descriptor = descriptor
         return True
+
+    def take_service(self, what: str) -> None:
+        """Take the lock as the one process of this host that keeps ``what``; RefusedError if another does."""
+        if not self.acquire():
+            raise RefusedError(
+                f"{what} of this host are another process's",
+                detail=f"process {self.holder()} has {self._path.parent}",
+                hint="use that one: set helper_socket, or end it",
+            )
 
     def holder(self) -> str:
         """The pid that the present or last holder wrote; for messages only."""

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from banger.model.errors import HostLacksError
 
@@ -25,6 +26,7 @@ _INFO = struct.Struct("=5Q4I64s64s32s2Q")  # struct loop_info64
 _CONFIG = struct.Struct(f"=II{_INFO.size}s64x")  # struct loop_config
 _CONTROL = "/dev/loop-control"
 _SYS = Path("/sys/block")
+_NAME_BYTES, _SECTOR_BYTES = 63, 512
 _TRIES = 64  # others take free devices too
 _NOT_BOUND = {errno.ENXIO, errno.ENODEV, errno.ENOENT}
 
@@ -60,8 +62,8 @@ def held(file: Path, *, read_only: bool, shared: bool = False) -> Iterator[Loop]
     flags = os.O_RDONLY if read_only else os.O_RDWR
     backing = os.open(file, flags | os.O_CLOEXEC)
     try:
-        loop = (_find_shared(Backing.of(backing)) if shared else None) or _attach(
-            backing, read_only=read_only, file=file
+        loop = (_find_shared(backing) if shared else None) or _attach(
+            backing, read_only=read_only, name=os.fspath(file)
         )
     finally:
         os.close(backing)
@@ -71,10 +73,29 @@ def held(file: Path, *, read_only: bool, shared: bool = False) -> Iterator[Loop]
         os.close(loop.descriptor)
 
 
-def _attach(backing: int, *, read_only: bool, file: Path) -> Loop:
+@contextmanager
+def held_over(
+    backing: int, name: str, *, read_only: bool, limit_bytes: int = 0, shared: bool = False
+) -> Iterator[Loop]:
+    """As `held`, over the open file ``backing``, which the kernel uses with the mode that it was opened with.
+
+    The device is called ``name``, and only one of this name is ``shared``. It never gets larger than ``limit_bytes`` (0: no limit),
+    however large the file becomes.
+    """
+    loop = (_find_shared(backing, name) if shared else None) or _attach(
+        backing, read_only=read_only, name=name, limit_bytes=limit_bytes
+    )
+    try:
+        yield loop
+    finally:
+        os.close(loop.descriptor)
+
+
+def _attach(backing: int, *, read_only: bool, name: str, limit_bytes: int = 0) -> Loop:
     flags = _AUTOCLEAR | (_READ_ONLY if read_only else 0)
-    name = os.fsencode(file)[:63]
-    info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, name, b"", b"", 0, 0)
+    info = _INFO.pack(
+        0, 0, 0, 0, limit_bytes, 0, 0, 0, flags, os.fsencode(name)[:_NAME_BYTES], b"", b"", 0, 0
+    )
     config = _CONFIG.pack(backing, 0, info)
     try:
         for _ in range(_TRIES):
@@ -89,12 +110,12 @@ def _attach(backing: int, *, read_only: bool, file: Path) -> Loop:
                 return device
     except OSError as error:
         raise HostLacksError(
-            f"no loop device for {file}",
+            f"no loop device for {name}",
             detail=error.strerror or str(error),
             hint="sudo modprobe loop",
         ) from error
     raise HostLacksError(
-        f"no loop device for {file}",
+        f"no loop device for {name}",
         detail="others took every one that was free",
         hint="losetup --list",
     )
@@ -109,8 +130,9 @@ def _open_free() -> Loop:
     return Loop(path, os.open(path, os.O_RDWR | os.O_CLOEXEC))
 
 
-def _find_shared(backing: Backing) -> Loop | None:
-    """One of banger's kind over the whole of this file, to read only; it stays while it is open."""
+def _find_shared(file: int, called: str | None = None) -> Loop | None:
+    """One of banger's kind over the whole of this open file, to read only; it stays while it is open. ``called``: what it must be called."""
+    backing, sectors = Backing.of(file), os.fstat(file).st_size // _SECTOR_BYTES
     for name in _bound():
         found = _opened(name)
         if found is None:
@@ -118,17 +140,22 @@ def _find_shared(backing: Backing) -> Loop | None:
         loop, info = found
         offset, limit, flags = info[3], info[4], info[8]
         whole = offset == limit == 0 and flags & (_READ_ONLY | _AUTOCLEAR) == 5
-        if _backing(info) == backing and whole:
+        ours = called is None or info[9].rstrip(b"\0") == os.fsencode(called)[:_NAME_BYTES]
+        if _backing(info) == backing and whole and ours and _sectors(loop) == sectors:
             return loop
         os.close(loop.descriptor)
     return None
+
+
+def _sectors(loop: Loop) -> int:
+    return os.lseek(loop.descriptor, 0, os.SEEK_END) // _SECTOR_BYTES
 
 
 def _bound() -> list[str]:
     return sorted(path.parts[-3] for path in _SYS.glob("loop*/loop/backing_file"))
 
 
-def _opened(name: str) -> tuple[Loop, tuple[int, ...]] | None:
+def _opened(name: str) -> tuple[Loop, tuple[Any, ...]] | None:
     """The device and its struct loop_info64; None if it is bound no more."""
     path = Path("/dev") / name
     try:
@@ -146,13 +173,13 @@ def _opened(name: str) -> tuple[Loop, tuple[int, ...]] | None:
         raise
 
 
-def _status(descriptor: int) -> tuple[int, ...]:
+def _status(descriptor: int) -> tuple[Any, ...]:
     answer = bytearray(_INFO.size)
     fcntl.ioctl(descriptor, _GET_STATUS, answer)
     return _INFO.unpack(answer)
 
 
-def _backing(info: tuple[int, ...]) -> Backing:
+def _backing(info: tuple[Any, ...]) -> Backing:
     return Backing(info[0], info[1])
 
 

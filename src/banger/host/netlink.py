@@ -18,6 +18,8 @@ from typing import Final, Self
 ADDRESS_GROUPS: Final = 0x10 | 0x40  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
 LINK_GROUP: Final = 0x1  # RTMGRP_LINK
 NETCONF_GROUP: Final = 1 << 23  # RTNLGRP_IPV4_NETCONF: forwarding switched on or off
+NETFILTER: Final = 12  # NETLINK_NETFILTER, which the socket module does not name
+NFTABLES_GROUP: Final = 1 << 6  # NFNLGRP_NFTABLES of NETLINK_NETFILTER: a transaction of nft's
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _GETROUTE = 16, 17, 18, 20, 24, 26
 _NEWNEIGHBOUR, _DELNEIGHBOUR = 28, 29
 _ERROR, _DONE = 2, 3
@@ -28,6 +30,8 @@ _PORT_LEARNING, _PORT_FLOOD, _PORT_ISOLATED = 8, 9, 33
 _BRIDGE_FORWARD_DELAY, _BRIDGE_STP, _BRIDGE_MCAST_SNOOPING = 1, 5, 23
 _NET_NS_FD, _VETH_PEER, _ADDRESS_GENERATION, _GENERATE_NONE = 28, 1, 8, 1
 _INET_CONF, _CONF_FORWARDING, _CONF_ACCEPT_REDIRECTS, _CONF_SEND_REDIRECTS = 1, 1, 4, 6
+_CONF_PROXY_ARP_PVLAN = 25
+_SETNEIGHTBL, _NDTA_NAME, _NDTA_PARMS, _NDTPA_IFINDEX, _NDTPA_PROXY_DELAY = 67, 1, 6, 1, 13
 _IFA_ADDRESS, _IFA_LOCAL, _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_SOURCE = 1, 2, 1, 4, 5, 7
 _NDA_DST, _NDA_LLADDR, _NUD_NOARP, _NUD_PERMANENT, _NTF_MASTER = 1, 2, 0x40, 0x80, 0x04
 _AF_BRIDGE, _IFF_UP, _IFF_LOWER_UP = 7, 1, 0x10000
@@ -178,6 +182,21 @@ class Route:
             return bool(struct.unpack_from("=I", data, 8)[0] & _IFF_LOWER_UP)
         return False
 
+    def is_waiting_port(self, bridge: str, name: str) -> bool:
+        """Whether link ``name`` is there, down, and on ``bridge``."""
+        master = struct.pack("=I", self.index(bridge))
+        try:
+            found = self._ask(_GETLINK, _link(0, attribute(_IFNAME, name)), f"find link {name}")
+        except NetlinkError as error:
+            if error.errno == errno.ENODEV:
+                return False
+            raise
+        return any(
+            attributes(data[16:]).get(_MASTER) == master
+            and not struct.unpack_from("=I", data, 8)[0] & _IFF_UP
+            for data in found
+        )
+
     def set_link(
         self, name: str, *, up: bool | None = None, mtu: int | None = None, mac: bytes | None = None
     ) -> None:
@@ -201,6 +220,17 @@ class Route:
         )
         message = _link(self.index(name), nested(_AF_SPEC, nested(socket.AF_INET, conf)))
         self._do(_NEWLINK, message, f"forward on {name}")
+
+    def answer_for_neighbours(self, name: str) -> None:
+        """Answer ARP on ``name``, at once, for addresses that are reached by that very link: its neighbours speak through this host alone."""
+        index = self.index(name)
+        conf = nested(_INET_CONF, attribute(_CONF_PROXY_ARP_PVLAN, 1))
+        message = _link(index, nested(_AF_SPEC, nested(socket.AF_INET, conf)))
+        self._do(_NEWLINK, message, f"answer ARP on {name}")
+        no_delay = attribute(_NDTPA_PROXY_DELAY, struct.pack("=Q", 0))
+        table = struct.pack("=Bxxx", socket.AF_INET) + attribute(_NDTA_NAME, "arp_cache")
+        table += nested(_NDTA_PARMS, attribute(_NDTPA_IFINDEX, index), no_delay)
+        self._do(_SETNEIGHTBL, table, f"answer ARP on {name} at once")
 
     def switch_forwarding(self, name: str, *, on: bool) -> None:
         """Whether IPv4 packets that come in on ``name`` are routed; nothing else of that link changes."""
@@ -262,14 +292,20 @@ class Route:
             raise
         return True
 
-    def ports(self, bridge: str) -> list[str]:
-        """Names of the links on ``bridge``."""
-        master = self.index(bridge)
-        found = []
+    def rename(self, name: str, new: str) -> None:
+        """Call the link ``name``, which is down, ``new``."""
+        message = _link(self.index(name), attribute(_IFNAME, new))
+        self._do(_NEWLINK, message, f"rename {name} to {new}")
+
+    def ports(self, bridge: str) -> dict[str, bool]:
+        """Names of the links on ``bridge``, and whether each is up."""
+        master = struct.pack("=I", self.index(bridge))
+        found = {}
         for data in self._ask(_GETLINK, _link(0), "list links", dump=True):
             attrs = attributes(data[16:])
-            if attrs.get(_MASTER) == struct.pack("=I", master):
-                found.append(attrs[_IFNAME].rstrip(b"\0").decode())
+            if attrs.get(_MASTER) == master:
+                name = attrs[_IFNAME].rstrip(b"\0").decode()
+                found[name] = bool(struct.unpack_from("=I", data, 8)[0] & _IFF_UP)
         return found
 
     def add_address(self, name: str, address: str, prefix_length: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from banger.host.exec import find_program, run
 from banger.host.namespaces import NamespacePair, enter
-from banger.model.errors import BangerError
+from banger.model.errors import BangerError, CommandFailedError
 
 _TIMEOUT_S = 10.0
 
@@ -36,16 +36,25 @@ async def listing(kind: str, *words: str) -> list[Any]:
         raise _unknown(" ".join(words), done.stdout) from error
 
 
-async def elements(family: str, table: str, name: str, inside: NamespacePair) -> list[Any]:
-    """The elements of a set, as nft's JSON has them."""
-    argv = [*enter(inside), program(), "-j", "list", "set", family, table, name]
+async def text(family: str, table: str) -> str:
+    """A table of this namespace as ``nft list`` writes it, the same as long as nobody changes it; empty if it cannot be had."""
+    try:
+        done = await run([program(), "list", "table", family, table], timeout_s=_TIMEOUT_S)
+    except CommandFailedError:
+        return ""
+    return done.stdout.decode(errors="replace")
+
+
+async def elements(family: str, table: str, inside: NamespacePair) -> dict[str, list[Any]]:
+    """The elements of all named sets of a table by the sets' names, as nft's JSON has them."""
+    argv = [*enter(inside), program(), "-j", "list", "table", family, table]
     done = await run(argv, timeout_s=_TIMEOUT_S, pass_fds=inside.descriptors)
     try:
         objects = json.loads(done.stdout)["nftables"]
-        (found,) = (each["set"] for each in objects if "set" in each)
-        return list(found.get("elem", []))
+        sets = [each["set"] for each in objects if "set" in each]
+        return {each["name"]: list(each.get("elem", [])) for each in sets}
     except (ValueError, KeyError, TypeError) as error:
-        raise _unknown(f"set {name} of {family} {table}", done.stdout) from error
+        raise _unknown(f"table {family} {table}", done.stdout) from error
 
 
 def _unknown(what: str, output: bytes) -> BangerError:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from banger.model.lease import Traffic
 from banger.model.process import ProcessIdentity
 
 
@@ -122,6 +124,22 @@ def usage(pid: int) -> tuple[float, int]:
     return (int(fields[11]) + int(fields[12])) / ticks, int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def traffic(pid: int, link: str) -> Traffic | None:
+    """What the link called ``link``, in the network namespace of ``pid``, has taken in and given out (proc_pid_net(5): columns 1
+    and 9 of its line in net/dev); None if there is no such process or link.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/net/dev").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, colon, counts = line.partition(":")
+        if colon and name.strip() == link:
+            columns = counts.split()
+            return Traffic(int(columns[0]), int(columns[8]))
+    return None
+
+
 def arguments(identity: ProcessIdentity) -> list[str]:
     """The argv of exactly this process; empty if it is gone."""
     try:
@@ -138,16 +156,45 @@ def find_by_argument(
 
     ``ours`` tells from a process's uid whether it can be one; else anybody's could pass for it.
     """
-    found = []
     needle = b"".join(b"\0" + os.fsencode(word) for word in words) + b"\0"
+    return [
+        identity
+        for _, identity in find_named(
+            lambda line: "" if needle in b"\0" + line else None, ours=ours
+        )
+    ]
+
+
+def find_named(
+    name_of: Callable[[bytes], str | None],
+    *,
+    ours: Callable[[int], bool] = lambda uid: uid == os.geteuid(),
+) -> list[tuple[str, ProcessIdentity]]:
+    """Processes but this one to whose command line (words, each with a zero byte behind it) ``name_of`` gives a name, with that name."""
+    found = []
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with suppress(OSError):
             if not ours(entry.stat().st_uid):
                 continue
-            if needle in b"\0" + (entry / "cmdline").read_bytes():
-                identity = identify(int(entry.name))
-                if identity is not None and identity.pid != os.getpid():
-                    found.append(identity)
+            name = name_of((entry / "cmdline").read_bytes())
+            identity = None if name is None else identify(int(entry.name))
+            if name is not None and identity is not None:
+                found.append((name, identity))
     return found
+
+
+def has_in_environment(identity: ProcessIdentity, variable: str, value: str) -> bool:
+    """Whether exactly this process was started with ``variable`` set to ``value``; False if the kernel does not let us look."""
+    try:
+        words = Path(f"/proc/{identity.pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return os.fsencode(f"{variable}={value}") in words and alive(identity)
+
+
+def age_s(identity: ProcessIdentity) -> float:
+    """For how long this process has been there, in seconds."""
+    now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return now_s - identity.start_ticks / os.sysconf("SC_CLK_TCK")

@@ -7,6 +7,7 @@ raises OSError with the kernel's reason.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 CLONE_NEWNS = 0x00020000
@@ -35,11 +36,14 @@ _CAP_SETPCAP = 8
 _MAX_CAPABILITIES = 64
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _SIGCHLD = 17
+_PUNCH_HOLE = 0x2 | 0x1  # linux/falloc.h: PUNCH_HOLE, KEEP_SIZE
 
 _NUMBERS = {  # clone, keyctl; the tables of the two architectures differ
     "x86_64": (56, 250),
     "aarch64": (220, 219),
 }
+_MOUNT_SETATTR = 442  # the same everywhere
+_MOUNT_ATTR_RDONLY, _AT_RECURSIVE, _AT_FDCWD = 1, 0x8000, -100
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -56,6 +60,17 @@ def system_call(number: int, *arguments: int | ctypes.Array[ctypes.c_char] | Non
     words = (ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)
     result: int = _libc.syscall(ctypes.c_long(number), *words)
     return result
+
+
+def punch_hole(descriptor: int, offset: int, length: int) -> None:
+    """As fallocate(2) does: the bytes read as zeros from now on and take no room; the file keeps its size."""
+    result = _libc.fallocate(
+        ctypes.c_int(descriptor),
+        ctypes.c_int(_PUNCH_HOLE),
+        ctypes.c_int64(offset),
+        ctypes.c_int64(length),
+    )
+    checked(result, "fallocate")
 
 
 def leave(flags: int) -> None:
@@ -90,6 +105,16 @@ def mount_flags(path: str) -> int:
     found = os.statvfs(path).f_flag
     kept = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME
     return found & kept | (MS_RELATIME if found & _ST_RELATIME else 0)
+
+
+def set_read_only(target: str, *, recursive: bool, read_only: bool) -> None:
+    """Forbid writing to the mount at ``target``, with ``recursive`` to all beneath it, or allow it; mount_setattr(2), Linux 5.12."""
+    flag = _MOUNT_ATTR_RDONLY.to_bytes(8, "little")
+    sets, clears = (flag, bytes(8)) if read_only else (bytes(8), flag)
+    attributes = ctypes.create_string_buffer(sets + clears + bytes(16), 32)
+    path = ctypes.create_string_buffer(os.fsencode(target))
+    flags = _AT_RECURSIVE if recursive else 0
+    checked(system_call(_MOUNT_SETATTR, _AT_FDCWD, path, flags, attributes, 32), target)
 
 
 def exchange_root(new: str, old: str) -> None:
@@ -127,6 +152,16 @@ def set_filter(program: bytes) -> None:
 def forbid_new_privileges() -> None:
     """No program that this process executes gains anything by it (PR_SET_NO_NEW_PRIVS)."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def bound_capabilities(kept: set[int]) -> None:
+    """No program that this process executes can have a capability but ``kept`` (numbers of linux/capability.h)."""
+    for number in set(range(_MAX_CAPABILITIES)) - kept:
+        try:
+            _prctl(_PR_CAPBSET_DROP, number)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # the kernel has no such capability
+                raise
 
 
 def drop_capabilities() -> None:

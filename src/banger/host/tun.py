@@ -27,6 +27,11 @@ def open_tap(name: str, *, flags: int = 0, persist: bool = False) -> int:
     return descriptor
 
 
+def end_with_descriptor(descriptor: int) -> None:
+    """Let the persistent TAP that ``descriptor`` has open go with its last descriptor, as one that never was persistent."""
+    fcntl.ioctl(descriptor, _TUNSETPERSIST, 0)
+
+
 def give_tap(name: str, uid: int) -> None:
     """Let nobody but user ``uid``, and who has CAP_NET_ADMIN there, open the persistent TAP ``name`` of this thread's network namespace.
 

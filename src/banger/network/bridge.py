@@ -6,7 +6,7 @@ Its addresses come with the uplink (`banger.network.uplinks`), so that a lease i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,11 +33,12 @@ class BridgeNetwork(UserNetwork):
 
     mode: ClassVar[NetworkMode] = NetworkMode.BRIDGE
 
-    def __init__(self, runtime_dir: Path, log_dir: Path, uplinks: HostUplinks) -> None:
+    def __init__(
+        self, runtime_dir: Path, log_dir: Path, uplinks: HostUplinks, *, pool: int = 0
+    ) -> None:
         slot = SlotPlan().slot(1)  # until the uplink says which
-        super().__init__(
-            runtime_dir, log_dir, plan=NetworkPlan(slot.guests, slot.transfer, routed=True)
-        )
+        plan = NetworkPlan(slot.guests, slot.transfer, routed=True)
+        super().__init__(runtime_dir, log_dir, plan=plan, pool=pool)
         self._files = Files(runtime_dir, log_dir, "net-bridge")
         self._kind = KIND
         self._uplinks = uplinks
@@ -62,11 +63,17 @@ class BridgeNetwork(UserNetwork):
             if not space.guests():
                 self._begin_linger()
             self._plan = space.plan
-        return self._plan.lease(lease.vm_id, lease.index), self._plan.mtu
+        return self._plan.readdressed(lease), self._plan.mtu
 
     @override
     async def attach(
-        self, lease: Lease, mode: str, *, named: bool, outward: bool = True
+        self,
+        lease: Lease,
+        mode: str,
+        *,
+        named: bool,
+        outward: bool = True,
+        groups: Sequence[str] = (),
     ) -> NetworkAttachment:
         """As `UserNetwork.attach`, without any other network to fall back to."""
         settled, _ = await self.settle(lease, mode)
@@ -76,7 +83,9 @@ class BridgeNetwork(UserNetwork):
                 detail="the uplink has changed since its identity was written",
                 hint="start the VM again",
             )
-        attachment = await super().attach(lease, self.mode, named=named, outward=outward)
+        attachment = await super().attach(
+            lease, self.mode, named=named, outward=outward, groups=groups
+        )
         if self._linger is not None:
             self._linger.cancel()
         return attachment
@@ -110,11 +119,15 @@ class BridgeNetwork(UserNetwork):
 
     @override
     async def _find_space(self) -> Space | None:
-        return await Space.adopt(self._files, self._plan, self._kind, self._uplinks)
+        return await Space.adopt(
+            self._files, self._plan, self._kind, self._uplinks, pool=self._pool
+        )
 
     @override
     async def _make_space(self) -> Space:
-        return await Space.create(self._files, self._plan, self._kind, self._uplinks)
+        return await Space.create(
+            self._files, self._plan, self._kind, self._uplinks, pool=self._pool
+        )
 
     def _refusal(self, lacks: Answer) -> HostLacksError:
         what, _, detail = lacks.why.partition("\n")

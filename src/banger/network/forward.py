@@ -42,6 +42,10 @@ class Relays:
         """The ports that are listened on."""
         return sorted(port for _, port in self._ports)
 
+    def open(self) -> frozenset[tuple[ForwardProtocol, int]]:
+        """What is listened on."""
+        return frozenset(self._ports)
+
     async def add(
         self, host_port: int, dial: Dial, *, protocol: ForwardProtocol = ForwardProtocol.TCP
     ) -> int:

@@ -3,14 +3,15 @@
 It outlives the daemon and decides nothing: over its control socket (SEQPACKET, one JSON request and one reply a message, descriptors by
 SCM_RIGHTS) it gives out descriptors that belong to its namespaces, and the daemon does the rest with them. It keeps no copy. Requests:
 
-    {"op": "hello"}                -> {"ok": true, "pid": N, "protocol": 2}
+    {"op": "hello"}                -> {"ok": true, "pid": N, "protocol": 3}
     {"op": "namespaces"}           -> descriptors of its user and its network namespace
     {"op": "route"}                -> a NETLINK_ROUTE socket
     {"op": "tcp"}                  -> an unconnected TCP socket
     {"op": "udp"}                  -> an unconnected UDP socket                 (protocol 2)
     {"op": "netfilter"}            -> a NETLINK_NETFILTER socket                (protocol 2)
     {"op": "tap", "name": "tap7"}  -> a new TAP (IFF_TAP|IFF_NO_PI|IFF_VNET_HDR), gone when the last descriptor is closed
-    {"op": "uplink", "name": "x"}  -> {"ok": true}: a persistent TAP that another process opens by name (the uplink's, Firecracker)
+    {"op": "uplink", "name": "x"}  -> {"ok": true}: a persistent TAP that another process opens by name (the uplink's, Firecracker),
+                                      or that waits for a VM; names with "-"        (protocol 3)
     {"op": "lifeline"}             -> the read end of a pipe that hangs up when the holder ends
     {"op": "stop"}                 -> {"ok": true}, and it ends
 
@@ -30,11 +31,11 @@ from typing import Any
 
 from banger.host.tun import VNET_HEADER, open_tap
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_REQUEST_BYTES = 1024
 MAX_CLIENTS = 32
 NETFILTER = 12  # NETLINK_NETFILTER
-_NAMES = "abcdefghijklmnopqrstuvwxyz0123456789"
+_NAMES = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
 Answer = tuple[dict[str, Any], list[int]]
 

@@ -1,4 +1,4 @@
-"""The host's own addresses, which guests may not reach: asked of the kernel, and told by it when they change."""
+"""The host's own addresses, which guests may not reach: asked of the kernel, and told by it when they, or its nft tables, change."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from banger.host.netlink import ADDRESS_GROUPS, Route
+from banger.host.netlink import ADDRESS_GROUPS, NETFILTER, NFTABLES_GROUP, Route
 from banger.network.filter import Network
 
 _SETTLE_S = 0.02  # addresses come in bursts
@@ -28,9 +28,14 @@ class AddressWatch:
         *,
         groups: int = ADDRESS_GROUPS,
         channel: socket.socket | None = None,
+        pause_s: float = 0.0,
     ) -> None:
-        """``groups``: the kernel's multicast groups to listen to, as bits; ``channel``: a NETLINK_ROUTE socket of another namespace, ours now."""
+        """``groups``: the kernel's multicast groups to listen to, as bits; ``channel``: a netlink socket of another kind or namespace, ours now;
+        ``pause_s``: so long, at least, from one call to the next.
+        """
         self._changed = changed
+        self._pause_s = pause_s
+        self._free_s = 0.0
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
@@ -46,10 +51,12 @@ class AddressWatch:
         except OSError:  # nothing more, or events were lost: either way look at the whole
             pass
         if self._timer is None:
-            self._timer = self._loop.call_later(_SETTLE_S, self._settled)
+            when_s = max(self._loop.time() + _SETTLE_S, self._free_s)
+            self._timer = self._loop.call_at(when_s, self._settled)
 
     def _settled(self) -> None:
         self._timer = None
+        self._free_s = self._loop.time() + self._pause_s
         self._changed()
 
     def close(self) -> None:
@@ -59,3 +66,9 @@ class AddressWatch:
         if self._channel.fileno() >= 0:
             self._loop.remove_reader(self._channel)
             self._channel.close()
+
+
+def watch_nftables(changed: Callable[[], None], *, pause_s: float) -> AddressWatch:
+    """As `AddressWatch`, of the transactions of nft in this namespace, our own too; needs CAP_NET_ADMIN, OSError without."""
+    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER)
+    return AddressWatch(changed, groups=NFTABLES_GROUP, channel=channel, pause_s=pause_s)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from banger.model.errors import BangerError
-from banger.model.lease import Lease
+from banger.model.lease import Lease, Traffic
 from banger.model.machine import NetworkAttachment
+from banger.model.residue import NetworkSurvey, Stray
 from banger.model.spec import ForwardProtocol
 from banger.network.bridge import BridgeNetwork
 from banger.network.uplinks.client import HostUplinks
-from banger.network.user import UserNetwork
+from banger.network.user import GuestFlooded, GuestLookup, UserNetwork
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,11 @@ class DaemonNetwork:
         self._user = user
         self._bridge = bridge
         self._uplinks = uplinks
+
+    def answer_names(self, lookup: GuestLookup, flooded: GuestFlooded) -> None:
+        """Tell guests the names that ``lookup`` knows for them, and ``flooded`` who asks too often. To be called before `start`."""
+        for network in (self._bridge, self._user):
+            network.answer_names(lookup, flooded)
 
     async def start(self) -> None:
         """Adopt what an earlier daemon left of either."""
@@ -55,12 +61,18 @@ class DaemonNetwork:
         return await self._user.settle(lease, mode)
 
     async def attach(
-        self, lease: Lease, mode: str, *, named: bool, outward: bool = True
+        self,
+        lease: Lease,
+        mode: str,
+        *,
+        named: bool,
+        outward: bool = True,
+        groups: Sequence[str] = (),
     ) -> NetworkAttachment:
         """Attach to the network that the lease was settled in."""
-        if mode == "bridge" or (mode == "auto" and self._bridge.leads(lease)):
-            return await self._bridge.attach(lease, mode, named=named, outward=outward)
-        return await self._user.attach(lease, mode, named=named, outward=outward)
+        routed = mode == "bridge" or (mode == "auto" and self._bridge.leads(lease))
+        network = self._bridge if routed else self._user
+        return await network.attach(lease, mode, named=named, outward=outward, groups=groups)
 
     def adopted(self, lease: Lease) -> None:
         """A VM that runs holds this lease."""
@@ -75,11 +87,29 @@ class DaemonNetwork:
         """Let the guest out into the world, or not any more, where it is."""
         await self._of(lease).set_outward(lease, outward=outward)
 
+    async def set_groups(self, lease: Lease, groups: Sequence[str]) -> None:
+        """Let the guest reach those who share a group with it where it is, and no others."""
+        await self._of(lease).set_groups(lease, groups)
+
+    def traffic(self, lease: Lease) -> Traffic | None:
+        """What the guest sent and received, where it is."""
+        return self._of(lease).traffic(lease)
+
     async def dial(
         self, lease: Lease, port: int, *, protocol: ForwardProtocol = ForwardProtocol.TCP
     ) -> socket.socket:
         """A connected socket to the guest, where it is."""
         return await self._of(lease).dial(lease, port, protocol=protocol)
+
+    async def survey(self, leases: Callable[[], Sequence[Lease]]) -> NetworkSurvey:
+        """Of both."""
+        one, other = await self._user.survey(leases), await self._bridge.survey(leases)
+        return NetworkSurvey(one.attached | other.attached, (*one.strays, *other.strays))
+
+    async def end_stray(self, stray: Stray, leases: Callable[[], Sequence[Lease]]) -> None:
+        """Of either, if it still belongs to nobody."""
+        for network in (self._bridge, self._user):
+            await network.end_stray(stray, leases)
 
     async def describe(self) -> Mapping[str, str]:
         """What ``auto`` leads to, and how each of them is."""

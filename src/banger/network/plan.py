@@ -8,10 +8,9 @@ the way to the guests, and masquerades what they send on.
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from banger.model.errors import RefusedError
@@ -64,6 +63,11 @@ class NetworkPlan:
         return str(self._guests[2])
 
     @property
+    def names(self) -> str:
+        """The bridge's third address, where the daemon answers for the names of peers; see `Lease.names`."""
+        return str(self._guests[3])
+
+    @property
     def uplink_prefix_length(self) -> int:
         """Of the uplink's network."""
         return self._uplink.prefixlen
@@ -100,12 +104,16 @@ class NetworkPlan:
         return Lease(
             vm_id=vm_id,
             index=index,
-            mac=mac_address(vm_id, index),
+            mac=mac_address(index),
             ip=str(self._guests[FIRST_GUEST + index]),
             prefix_length=self.prefix_length,
             gateway=self.gateway,
             dns=self.dns,
         )
+
+    def readdressed(self, lease: Lease) -> Lease:
+        """The same VM's lease, its number and MAC, with the addresses of this network."""
+        return replace(self.lease(lease.vm_id, lease.index), mac=lease.mac)
 
     def plan_lease(self, vm_id: str, taken: Iterable[Lease]) -> Lease:
         """The free lease with the smallest index; RefusedError if all are taken."""
@@ -120,10 +128,9 @@ class NetworkPlan:
         )
 
 
-def mac_address(vm_id: str, index: int) -> str:
-    """A locally administered address, unique by the index; the VM's id keeps it from meaning another VM later."""
-    octets = b"\x02\xb4" + index.to_bytes(2) + hashlib.sha256(vm_id.encode()).digest()[:2]
-    return octets.hex(":")
+def mac_address(index: int) -> str:
+    """A locally administered address: the number's own, so that the filter can know it before there is a VM. Nobody but the bridge sees it."""
+    return (b"\x02\xb4" + index.to_bytes(2) + bytes(2)).hex(":")
 
 
 def tap_name(lease: Lease) -> str:

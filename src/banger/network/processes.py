@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from banger.host.paths import check_socket_path
 from banger.model.clock import Deadline
 from banger.model.errors import BangerError, HostLacksError
 from banger.model.process import ProcessIdentity
+from banger.model.residue import Stray
 from banger.network.control import ask, ask_one
 from banger.network.plan import MTU, UPLINK, NetworkPlan
 from banger.network.record import Files
@@ -26,6 +27,7 @@ START_S = 15.0
 END_S = 5.0
 _LOOK_AGAIN_S = 0.01
 _LOG_TAIL_BYTES = 2000
+_HOLDER = "banger.network.holder"
 UPLINKS = {"slirp4netns": "slirp4netns", "pasta": "passt"}
 """Programs that can be the uplink, and the Debian packages that bring them."""
 
@@ -36,7 +38,7 @@ async def start_holder(files: Files) -> ProcessIdentity:
     files.forget()
     with _listen(files.control) as listener:
         number = listener.fileno()
-        argv = small_python("banger.network.holder", str(number), str(files.control))
+        argv = small_python(_HOLDER, str(number), str(files.control))
         child = spawn([*make(), *argv], log=files.holder_log, pass_fds=[number], cwd=Path("/"))
     child.returncode = 0  # Popen must not reap it: host.proc does, which waits by pidfd
     try:
@@ -59,6 +61,7 @@ def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
         listener.bind(str(check_socket_path(path)))
+        path.chmod(0o600)
         listener.listen(64)
     except BaseException:
         listener.close()
@@ -191,6 +194,36 @@ async def end(identity: ProcessIdentity | None) -> None:
             await proc.wait_gone(identity)
     except TimeoutError:
         await proc.kill(identity)
+
+
+def find_strays(files: Files, known: Container[ProcessIdentity | None]) -> list[Stray]:
+    """Holders and uplinks of this network that are not ``known``, and old enough for that to be no accident.
+
+    An uplink says whose it is in its environment; one in whose environment we may not look is not judged.
+    """
+    control = b"\0" + os.fsencode(files.control) + b"\0"
+    module = _HOLDER.encode()
+    holders = proc.find_named(
+        lambda line: "the holder" if control in line and module in line else None
+    )
+    uplinks = proc.find_named(_uplink) if files.name == "net" else []
+    found = holders + [
+        each
+        for each in uplinks
+        if proc.has_in_environment(each[1], "BANGER_RUNTIME_DIR", str(files.runtime))
+    ]
+    return [
+        Stray(name, identity)
+        for name, identity in found
+        if identity not in known and proc.age_s(identity) > START_S + END_S
+    ]
+
+
+def _uplink(line: bytes) -> str | None:
+    """Only a program of `UPLINKS` with the name of our link among its words: others use the same programs."""
+    words = [os.fsdecode(word) for word in line.split(b"\0")]
+    program = Path(words[0]).name.partition(".")[0]  # pasta.avx2
+    return "the uplink" if program in UPLINKS and UPLINK in words else None
 
 
 async def _end_child(pid: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from banger.api.malformed import NOT_JSON
 from banger.host import fs
 from banger.model.process import ProcessIdentity
 from banger.network.holder import PROTOCOL
@@ -60,7 +61,10 @@ class Files:
 
 
 class NetworkRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who keeps the namespace, who is its uplink, and by which plan it was laid out; ``slot`` of a routed uplink, which has no process."""
+    """Who keeps the namespace, who is its uplink, and by which plan it was laid out; ``slot`` of a routed uplink, which has no process.
+
+    It is not ``whole`` while its daemon makes it: nobody was attached yet, so the next daemon ends it.
+    """
 
     holder: ProcessIdentity
     plan: NetworkPlan
@@ -68,6 +72,7 @@ class NetworkRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uplink: ProcessIdentity | None = None
     slot: int = 0
     protocol: int = PROTOCOL
+    whole: bool = True
 
     def fits(self, plan: NetworkPlan, kind: str) -> bool:
         """Whether this daemon would lay a network out so, and speaks with its holder; an older holder lacks a request or two."""
@@ -85,5 +90,5 @@ def read_record(path: Path) -> NetworkRecord | None:
     try:
         with path.open("rb") as file:
             return msgspec.json.decode(file.read(_MAX_BYTES), type=NetworkRecord)
-    except (OSError, msgspec.MsgspecError, ValueError):
+    except (OSError, *NOT_JSON):
         return None

@@ -1,15 +1,16 @@
 """A running network: the holder's namespace with its links, filter and uplink, and what keeps them whole.
 
-Order matters everywhere: a TAP is up and handed out only after the filter knows its guest, and a guest's pin goes after its TAP.
+Order matters everywhere: a TAP is up and handed out only after the filter knows its guest, and what a guest may goes after its TAP.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
@@ -23,21 +24,24 @@ from banger.model.clock import monotonic_ms
 from banger.model.errors import BangerError, HostLacksError
 from banger.model.lease import Lease
 from banger.model.process import ProcessIdentity
-from banger.network import filter as rules
 from banger.network.control import HolderError, ask, ask_one
-from banger.network.filter import Network, Pin
-from banger.network.host_addresses import AddressWatch, host_networks
+from banger.network.gate import Gate
+from banger.network.guest_names import PORT, Flooded, GuestNames, PeerLookup
+from banger.network.host_addresses import AddressWatch
 from banger.network.plan import BRIDGE, BRIDGE_MAC, UPLINK, NetworkPlan, tap_name
 from banger.network.processes import end, start_holder, start_uplink
 from banger.network.record import Files, NetworkRecord, read_record, write_record
+from banger.network.taps import Taps
 from banger.network.uplinks.client import HostUplinks
 
 log = logging.getLogger(__name__)
 
 UDP_SINCE = CONNECTIONS_SINCE = 2
+POOL_SINCE = 3
 """Protocols of the holder with which came what it can be asked for."""
 _SHORT_LIFE_MS = 2000.0
 _FIRST_PAUSE_S, _MAX_PAUSE_S, _RETRY_S = 0.1, 5.0, 1.0
+_REFILL_S = 0.2
 
 
 class Space:
@@ -49,14 +53,20 @@ class Space:
         record: NetworkRecord,
         route: Route,
         uplinks: HostUplinks | None = None,
+        *,
+        pool: int = 0,
     ) -> None:
         self._files = files
         self._uplinks = uplinks
         self._record = record
         self._route = route
-        self._pins: set[Pin] = set()
-        self._host: list[Network] = []
-        self._filter_lock = asyncio.Lock()
+        self._gate = Gate(self._nft)
+        pool = pool if record.protocol >= POOL_SINCE else 0
+        self.taps = Taps(files.control, route, lambda: self.plan, pool=pool)
+        self._names: GuestNames | None = None
+        self._refilling = False
+        self._forgetting = False
+        self._to_forget: dict[str, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch: AddressWatch | None = None
         self._link_watch: AddressWatch | None = None
@@ -84,15 +94,21 @@ class Space:
 
     @classmethod
     async def create(
-        cls, files: Files, plan: NetworkPlan, kind: str, uplinks: HostUplinks | None = None
+        cls,
+        files: Files,
+        plan: NetworkPlan,
+        kind: str,
+        uplinks: HostUplinks | None = None,
+        *,
+        pool: int = 0,
     ) -> Space:
         """Start a holder and lay out everything inside; on failure nothing is left. With ``uplinks`` the plan comes with the uplink."""
         async with UndoStack() as undo:
             holder = await start_holder(files)
             undo.push("end the network's holder", lambda: _end_all(files, holder, None))
-            record = NetworkRecord(holder, plan, kind)
+            record = NetworkRecord(holder, plan, kind, whole=False)
             write_record(files.record, record)
-            space = cls(files, record, await _route(files), uplinks)
+            space = cls(files, record, await _route(files), uplinks, pool=pool)
             undo.push("close the network", space.close)
             if uplinks is None:
                 await ask(files.control, "uplink", name=UPLINK)
@@ -100,21 +116,29 @@ class Space:
                 await space._ask_for_uplink()
                 undo.push("give the uplink back", space._give_back)
             space._lay_out()
-            await space._reset_filter()
+            await space._gate.reset(space.plan)
             space._lay_out_uplink()
             if uplinks is None:
                 await space._start_uplink()
             await space._guard()
+            space._write_down(whole=True)
             undo.release()
+        space._refill()
         return space
 
     @classmethod
     async def adopt(
-        cls, files: Files, plan: NetworkPlan, kind: str, uplinks: HostUplinks | None = None
+        cls,
+        files: Files,
+        plan: NetworkPlan,
+        kind: str,
+        uplinks: HostUplinks | None = None,
+        *,
+        pool: int = 0,
     ) -> Space | None:
         """Take over what an earlier daemon left, its filter renewed; None if there is nothing of use."""
         record = read_record(files.record)
-        if record is None or not proc.alive(record.holder):
+        if record is None or not record.whole or not proc.alive(record.holder):
             return None
         plan = plan if uplinks is None else record.plan  # a routed uplink's is given, not chosen
         if not record.fits(plan, kind) or (uplinks is not None) != plan.routed:
@@ -128,97 +152,119 @@ class Space:
         if (reply.get("pid"), reply.get("protocol")) != (record.holder.pid, record.protocol):
             return None
         async with UndoStack() as undo:
-            space = cls(files, record, await _route(files), uplinks)
+            space = cls(files, record, await _route(files), uplinks, pool=pool)
             undo.push("let the network go", space.close)
-            space._pins = await space._listed_pins()
-            await space._reset_filter()
+            async with space._inside() as inside:
+                await space._gate.read(inside, space.guests())
+            await space._gate.reset(space.plan)
+            space._lay_out_for_peers()
+            space.taps.find()
             if record.uplink is None or not proc.alive(record.uplink):
                 space._set_uplink(None)
             await space._guard()
             if uplinks is not None:
                 await space._guard_routed()
             undo.release()
+        space._refill()
         return space
 
     def has(self, lease: Lease) -> bool:
         """Whether this guest may speak here."""
-        return any(pin.fits(lease) for pin in self._pins)
+        return self._gate.has(lease)
 
     def guests(self) -> list[str]:
         """Names of the TAPs that somebody holds."""
-        return self._route.ports(BRIDGE)
+        return self.taps.held()
 
-    async def add_tap(self, lease: Lease, *, outward: bool) -> int:
+    async def add_tap(self, lease: Lease, *, outward: bool, groups: Sequence[str] = ()) -> int:
         """The descriptor of a new TAP for this lease, filtered and up; ``outward``: to the world outside too. On failure there is no TAP."""
-        await self._pin(lease, outward=outward)
-        tap = await ask_one(self._files.control, "tap", name=tap_name(lease))
-        try:
-            self._connect(lease)
-        except BaseException:
-            os.close(tap)
-            raise
+        await self._let_in(lease, outward=outward, groups=groups)
+        tap = await self.taps.plug(lease)
+        self._refill()
         return tap
 
-    async def add_named_tap(self, lease: Lease, *, outward: bool) -> tuple[int, int]:
+    async def add_named_tap(
+        self, lease: Lease, *, outward: bool, groups: Sequence[str] = ()
+    ) -> tuple[int, int]:
         """As `add_tap`, for a process that opens the TAP by its name: descriptors of the namespaces to do it in, the caller's."""
-        await self._pin(lease, outward=outward)
-        await ask(self._files.control, "uplink", name=tap_name(lease))
+        await self._let_in(lease, outward=outward, groups=groups)
+        await self.taps.plug_named(lease)
         try:
-            self._connect(lease)
             _, (user, network) = await ask(self._files.control, "namespaces", expect=2)
         except BaseException:
-            self._route.delete_link(tap_name(lease))
+            self.taps.remove(lease)
             raise
+        self._refill()
         return user, network
 
-    async def _pin(self, lease: Lease, *, outward: bool) -> None:
-        """Let the filter know the guest, and nobody else by its name or address; an older TAP of this name is removed."""
-        name, new = tap_name(lease), Pin.of(lease, outward=outward)
-        stale = {pin for pin in self._pins if pin.tap == name or pin.ip == lease.ip} - {new}
-        self._route.delete_link(name)
-        await self._renew_filter(rules.unpin(stale) + rules.pin([new]))
-        self._pins = (self._pins - stale) | {new}
-
-    def _connect(self, lease: Lease) -> None:
-        """Make the guest's TAP a port of the bridge, and set it up."""
-        name = tap_name(lease)
-        self._route.set_link(name, mtu=self.plan.mtu)
-        self._route.add_closed_port(BRIDGE, name)
-        mac = bytes.fromhex(lease.mac.replace(":", ""))
-        self._route.fix_neighbour(BRIDGE, name, mac, lease.ip)
-        self._route.set_link(name, up=True)
+    async def _let_in(self, lease: Lease, *, outward: bool, groups: Sequence[str]) -> None:
+        """Let the filter know the guest; an older TAP of this name is removed first."""
+        self._route.delete_link(tap_name(lease))
+        await self._gate.let_in(lease, outward=outward, groups=groups)
 
     async def remove(self, lease: Lease) -> None:
-        """Take the guest's TAP and pin away; idempotent."""
-        gone = {pin for pin in self._pins if pin.tap == tap_name(lease)}
-        self._route.delete_link(tap_name(lease))
-        self._route.forget_neighbour(BRIDGE, lease.ip)
-        if gone:
-            await self._nft(rules.unpin(gone))
-            self._pins -= gone
-            self._spawn(self._cut(lease.ip))
+        """Take the guest's TAP away, and what it was to others; idempotent."""
+        self.taps.remove(lease)
+        if await self._gate.let_go(lease):
+            self._cut(lease.ip)
 
     async def set_outward(self, lease: Lease, *, outward: bool) -> None:
-        """Let a guest speak to the world outside, or not any more: one transaction on a set; what it had open there is cut, and soon forgotten."""
-        pins = {pin for pin in self._pins if pin.fits(lease)}
-        if not pins:
+        """Let a guest speak to the world outside, or not any more; what it had open there is cut, and soon forgotten."""
+        if not self.has(lease):
             raise ConnectionRefusedError(f"VM {lease.vm_id} is not in the network")
-        new = Pin.of(lease, outward=outward)
-        await self._renew_filter(rules.let_out(new) if outward else rules.keep_in(new))
-        self._pins = (self._pins - pins) | {new}
+        await self._gate.set_outward(lease, outward=outward)
         if not outward:
-            self._spawn(self._cut(lease.ip))
+            self._cut(lease.ip)
 
     def outward(self, lease: Lease) -> bool:
         """Whether this guest may speak to the world outside."""
-        return any(pin.outward for pin in self._pins if pin.fits(lease))
+        return self._gate.outward(lease)
 
-    async def _cut(self, address: str) -> None:
-        """Forget the connections of a guest. Nobody waits for it, since the kernel looks through its whole table (10 ms), and if it fails it is
-        only slower: no packet of theirs passes any more, and the kernel forgets them by time.
+    async def set_groups(self, lease: Lease, groups: Sequence[str]) -> None:
+        """Let a guest reach those in a group of its, and no others."""
+        if not self.has(lease):
+            raise ConnectionRefusedError(f"VM {lease.vm_id} is not in the network")
+        await self._gate.set_groups(lease, groups)
+
+    def _refill(self) -> None:
+        """Bring the pool to its size a little later: who attaches now does not wait for it, nor do those who come right after."""
+        if not self._refilling:
+            self._refilling = True
+            self._spawn(self._fill_later())
+
+    async def _fill_later(self) -> None:
+        try:
+            await self.taps.fill_later(_REFILL_S, self._not_filled)
+        finally:
+            self._refilling = False
+        self._troubles.pop("pool", None)
+
+    def _not_filled(self, error: Exception) -> bool:
+        if alive := proc.alive(self.holder):
+            self._complain("pool", f"TAPs cannot be made ahead: {error}")
+        return alive
+
+    def _cut(self, address: str) -> None:
+        """Have the connections of a guest forgotten. Nobody waits for it, since the kernel looks through its whole table (10 ms), and if it
+        fails it is only slower: no packet of theirs passes any more, and the kernel forgets them by time.
         """
-        if self._record.protocol < CONNECTIONS_SINCE:
-            return
+        if self._record.protocol >= CONNECTIONS_SINCE:
+            self._to_forget[address] = None
+            if not self._forgetting:
+                self._forgetting = True
+                self._spawn(self._forget_all())
+
+    async def _forget_all(self) -> None:
+        """One address after the other, however many guests go at once."""
+        try:
+            while self._to_forget:
+                address = next(iter(self._to_forget))
+                del self._to_forget[address]
+                await self._forget(address)
+        finally:
+            self._forgetting = False
+
+    async def _forget(self, address: str) -> None:
         try:
             channel = socket.socket(fileno=await ask_one(self._files.control, "netfilter"))
             with Connections(channel) as connections:
@@ -240,6 +286,19 @@ class Space:
                 hint="stop all VMs, wait half a minute, and start them again",
             )
         return await self._opened("udp")
+
+    async def serve_names(self, lookup: PeerLookup, flooded: Flooded | None = None) -> None:
+        """Answer guests' questions for names of peers from now on; what keeps it from that is said."""
+        try:
+            opened = await self.udp_socket()
+            try:
+                opened.bind((self.plan.names, PORT))
+                self._names = GuestNames(opened, lookup, flooded)
+            except BaseException:
+                opened.close()
+                raise
+        except (BangerError, OSError) as error:
+            self._complain("names", f"guests are told no names: {error}")
 
     async def _opened(self, kind: str) -> socket.socket:
         opened = socket.socket(fileno=await ask_one(self._files.control, kind))
@@ -263,6 +322,8 @@ class Space:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        if self._names is not None:
+            self._names.close()
         self._route.close()
 
     def _lay_out(self) -> None:
@@ -270,8 +331,19 @@ class Space:
         route.add_bridge(BRIDGE, BRIDGE_MAC)
         route.add_address(BRIDGE, plan.gateway, plan.prefix_length)
         route.add_address(BRIDGE, plan.dns, plan.prefix_length)
+        route.add_address(BRIDGE, plan.names, plan.prefix_length)
         route.set_link(BRIDGE, up=True, mtu=plan.mtu)
         route.forward_ipv4(BRIDGE)
+        route.answer_for_neighbours(BRIDGE)
+
+    def _lay_out_for_peers(self) -> None:
+        """What an older banger did not lay out; idempotent."""
+        self._route.answer_for_neighbours(BRIDGE)
+        try:
+            self._route.add_address(BRIDGE, self.plan.names, self.plan.prefix_length)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
 
     def _lay_out_uplink(self) -> None:
         plan, route = self._record.plan, self._route
@@ -280,31 +352,9 @@ class Space:
         route.add_default_route(plan.uplink_gateway, UPLINK)
         route.forward_ipv4(UPLINK)
 
-    async def _reset_filter(self) -> None:
-        async with self._filter_lock:
-            host = host_networks()
-            await self._nft(rules.ruleset(self._record.plan, self._pins, host))
-            self._host = host
-
-    async def _renew_filter(self, changes: str = "") -> None:
-        """Make ``changes`` and close addresses that the host got meanwhile, in one transaction."""
-        async with self._filter_lock:
-            host = host_networks()
-            if host != self._host:
-                changes += rules.close_networks(self._record.plan, host)
-            if changes:
-                await self._nft(changes)
-            self._host = host
-
     async def _nft(self, text: str) -> None:
         async with self._inside() as inside:
             await nft.apply(text, inside)
-
-    async def _listed_pins(self) -> set[Pin]:
-        async with self._inside() as inside:
-            pins = await nft.elements("bridge", rules.TABLE, rules.PINS, inside)
-            outward = await nft.elements("inet", rules.TABLE, rules.OUTWARD, inside)
-        return rules.pins_of(pins, outward)
 
     @asynccontextmanager
     async def _inside(self) -> AsyncIterator[NamespacePair]:
@@ -324,7 +374,10 @@ class Space:
         )
 
     def _set_uplink(self, identity: ProcessIdentity | None) -> None:
-        self._record = msgspec.structs.replace(self._record, uplink=identity)
+        self._write_down(uplink=identity)
+
+    def _write_down(self, **changes: object) -> None:
+        self._record = msgspec.structs.replace(self._record, **changes)
         write_record(self._files.record, self._record)
 
     async def _ask_for_uplink(self) -> None:
@@ -340,10 +393,7 @@ class Space:
                 "the network's uplink was lost, and its addresses are another's now",
                 hint="banger vm stop --all, then start them again",
             )
-        self._record = msgspec.structs.replace(
-            self._record, plan=plan, uplink=None, slot=found.slot
-        )
-        write_record(self._files.record, self._record)
+        self._write_down(plan=plan, uplink=None, slot=found.slot)
         self._troubles.pop("outside", None)
         if found.warnings:
             self._complain("outside", "; ".join(found.warnings))
@@ -391,7 +441,7 @@ class Space:
         """Close the host's new addresses; if that fails, again until it succeeds."""
         while proc.alive(self.holder):
             try:
-                await self._renew_filter()
+                await self._gate.renew()
             except (BangerError, OSError) as error:
                 self._complain("filter", f"new addresses of the host could not be closed: {error}")
                 await asyncio.sleep(_RETRY_S)

@@ -6,6 +6,7 @@ See docs/explanation/network.md.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,23 +19,29 @@ from banger.host.exec import find_program
 from banger.host.namespaces import probe_namespaces
 from banger.host.probe import Answer
 from banger.model.errors import BangerError, HostLacksError, InvalidInputError
-from banger.model.lease import Lease
+from banger.model.lease import Lease, Traffic
 from banger.model.machine import NetworkAttachment
 from banger.model.process import ProcessIdentity
+from banger.model.residue import NetworkSurvey, Stray
 from banger.model.spec import ForwardProtocol, NetworkMode
 from banger.network import filter as rules
 from banger.network.control import HolderError
 from banger.network.plan import NetworkPlan, tap_name
-from banger.network.processes import UPLINKS
+from banger.network.processes import UPLINKS, end, find_strays
 from banger.network.record import Files
 from banger.network.space import Space, end_leftovers
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+GuestLookup = Callable[[str, str, str], Sequence[str] | None]
+"""As `guest_names.PeerLookup`, with the network's mode before the guest's address."""
+GuestFlooded = Callable[[str, str], None]
+"""As `guest_names.Flooded`, with the network's mode before the guest's address."""
 
 DIAL_S = 10.0
 LINGER_S = 30.0
 DYING_S = 2.0
+_ALONE = "QEMU's own network has one guest: groups lead nowhere."
 DIED = "the network's holder died: VMs that ran then have no network until they are restarted"
 
 
@@ -50,8 +57,9 @@ class UserNetwork:
         *,
         uplink: str = "slirp4netns",
         plan: NetworkPlan | None = None,
+        pool: int = 0,
     ) -> None:
-        """``uplink``: slirp4netns or pasta; InvalidInputError for others. Touches nothing yet."""
+        """``uplink``: slirp4netns or pasta; InvalidInputError for others. ``pool``: so many TAPs are made ahead. Touches nothing yet."""
         if uplink not in UPLINKS:
             raise InvalidInputError(
                 f"uplink {uplink!r} is not known",
@@ -60,6 +68,9 @@ class UserNetwork:
             )
         self._files = Files(runtime_dir, log_dir)
         self._kind = uplink
+        self._pool = pool
+        self._lookup: GuestLookup | None = None
+        self._flooded: GuestFlooded = lambda _mode, _address: None
         self._plan = plan or NetworkPlan()
         self._lock = asyncio.Lock()
         self._space: Space | None = None
@@ -67,6 +78,11 @@ class UserNetwork:
         self._probe: asyncio.Task[Answer] | None = None
         self._linger: asyncio.Task[None] | None = None
         self._trouble = ""
+
+    def answer_names(self, lookup: GuestLookup, flooded: GuestFlooded | None = None) -> None:
+        """Tell guests the names that ``lookup`` knows for them, and ``flooded`` who asks too often. To be called before `start`."""
+        self._lookup = lookup
+        self._flooded = flooded or self._flooded
 
     async def start(self) -> None:
         """Adopt the network of an earlier daemon; if there is none begin to find out, beside other work, what this host allows."""
@@ -87,11 +103,17 @@ class UserNetwork:
         return self._plan.plan_lease(vm_id, taken)
 
     async def attach(
-        self, lease: Lease, mode: str, *, named: bool, outward: bool = True
+        self,
+        lease: Lease,
+        mode: str,
+        *,
+        named: bool,
+        outward: bool = True,
+        groups: Sequence[str] = (),
     ) -> NetworkAttachment:
         """A TAP inside, or what else ``mode`` and this host lead to. Without a working filter there is no TAP.
 
-        Without ``outward`` the guest reaches nothing but its gateway; forwards lead to it all the same.
+        Without ``outward`` the guest reaches nothing but its gateway, and those who share one of its ``groups``; forwards lead to it all the same.
 
         With ``named`` it is not open but waits in the namespaces of the attachment for a VMM that opens it by name; no such VMM has a
         network of its own.
@@ -106,16 +128,17 @@ class UserNetwork:
                 "this host allows no network of banger's own", detail=lacks.why, hint=lacks.hint
             )
         if lacks is not None:
-            return NetworkAttachment(
-                "qemu-user", lease, warning=_open_to_host(lacks) if outward else ""
-            )
+            warnings = (_open_to_host(lacks) if outward else "", _ALONE if groups else "")
+            return NetworkAttachment("qemu-user", lease, warning=" ".join(filter(None, warnings)))
         async with self._lock:
             if named:
                 inside = await self._on_tap(
-                    lease, lambda space: space.add_named_tap(lease, outward=outward)
+                    lease, lambda space: space.add_named_tap(lease, outward=outward, groups=groups)
                 )
                 return self._attachment(lease, namespaces=inside)
-            tap = await self._on_tap(lease, lambda space: space.add_tap(lease, outward=outward))
+            tap = await self._on_tap(
+                lease, lambda space: space.add_tap(lease, outward=outward, groups=groups)
+            )
         return self._attachment(lease, tap_fd=tap)
 
     def _attachment(
@@ -134,7 +157,7 @@ class UserNetwork:
         """The lease with this network's addresses, and the MTU of its guests' links; see `engine.ports.Network`."""
         if mode == "none":
             return lease, None
-        planned = self._plan.lease(lease.vm_id, lease.index)
+        planned = self._plan.readdressed(lease)
         return planned, None if await self._lacks() is not None else self._plan.mtu
 
     def has(self, lease: Lease) -> bool:
@@ -166,15 +189,29 @@ class UserNetwork:
     async def set_outward(self, lease: Lease, *, outward: bool) -> None:
         """Let a guest that runs out into the world, or not any more; idempotent. HostLacksError if it has no place in the network."""
         async with self._lock:
-            space = self._space
-            if space is None or not space.has(lease):
-                raise HostLacksError(
-                    f"VM {lease.vm_id} has no network any more",
-                    detail=self._trouble,
-                    hint="restart it: banger vm restart NAME",
-                )
+            space = self._space_of(lease)
             if space.outward(lease) != outward:
                 await space.set_outward(lease, outward=outward)
+
+    async def set_groups(self, lease: Lease, groups: Sequence[str]) -> None:
+        """Let a guest that runs reach those who share a group with it, and no others; idempotent. HostLacksError as above."""
+        async with self._lock:
+            await self._space_of(lease).set_groups(lease, groups)
+
+    def traffic(self, lease: Lease) -> Traffic | None:
+        """What the guest sent and received since it was attached; None of one that is not here."""
+        if self._space is None or not self._space.has(lease):
+            return None
+        return proc.traffic(self._space.holder.pid, tap_name(lease))
+
+    def _space_of(self, lease: Lease) -> Space:
+        if self._space is None or not self._space.has(lease):
+            raise HostLacksError(
+                f"VM {lease.vm_id} has no network any more",
+                detail=self._trouble,
+                hint="restart it: banger vm restart NAME",
+            )
+        return self._space
 
     async def dial(
         self, lease: Lease, port: int, *, protocol: ForwardProtocol = ForwardProtocol.TCP
@@ -197,6 +234,33 @@ class UserNetwork:
             opened.close()
             raise
         return opened
+
+    async def survey(self, leases: Callable[[], Sequence[Lease]]) -> NetworkSurvey:
+        """See `engine.ports.Network`. TAPs of the pool are kept ready; a process is judged when it is old enough to have been written down.
+
+        A lease is there before its TAP is made, under the lock, so that no TAP is taken for one without.
+        """
+        async with self._lock:
+            space = self._space
+            held = frozenset(space.guests()) if space and proc.alive(space.holder) else frozenset()
+            taps = {tap_name(lease): lease for lease in leases()}
+            attached = {each.vm_id for name, each in taps.items() if name in held or self.has(each)}
+            processes = await self._stray_processes()
+        links = [Stray(name) for name in sorted(held - set(taps))]
+        return NetworkSurvey(frozenset(attached), (*links, *processes))
+
+    async def _stray_processes(self) -> list[Stray]:
+        known = {self._space.holder, self._space.uplink} if self._space else set()
+        return await asyncio.to_thread(find_strays, self._files, known)
+
+    async def end_stray(self, stray: Stray, leases: Callable[[], Sequence[Lease]]) -> None:
+        """Idempotent."""
+        async with self._lock:
+            if stray.process is not None:
+                if stray in await self._stray_processes():
+                    await end(stray.process)
+            elif self._space is not None and stray.name not in map(tap_name, leases()):
+                self._space.taps.drop(stray.name)
 
     async def describe(self) -> Mapping[str, str]:
         """``mode`` (user, qemu-user) and ``detail``, with what is wrong if anything is."""
@@ -283,7 +347,7 @@ class UserNetwork:
             log.exception("network: it could not be adopted")
             return None
         if space is not None:
-            self._take(space)
+            await self._take(space)
         return space
 
     async def _renew(self) -> Space:
@@ -291,19 +355,24 @@ class UserNetwork:
         await self._let_go()
         await end_leftovers(self._files)
         space = await self._make_space()
-        self._take(space)
+        await self._take(space)
         return space
 
     async def _find_space(self) -> Space | None:
-        return await Space.adopt(self._files, self._plan, self._kind)
+        return await Space.adopt(self._files, self._plan, self._kind, pool=self._pool)
 
     async def _make_space(self) -> Space:
-        return await Space.create(self._files, self._plan, self._kind)
+        return await Space.create(self._files, self._plan, self._kind, pool=self._pool)
 
-    def _take(self, space: Space) -> None:
+    async def _take(self, space: Space) -> None:
         self._space = space
         self._trouble = ""
         self._watcher = asyncio.create_task(self._watch(space), name="network holder")
+        if self._lookup is not None:
+            await space.serve_names(
+                functools.partial(self._lookup, self.mode),
+                functools.partial(self._flooded, self.mode),
+            )
 
     async def _let_go(self) -> None:
         watcher, self._watcher = self._watcher, None

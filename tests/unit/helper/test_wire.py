@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from banger.helper.audit import AuditLog
 from banger.helper.policy import Policy
 from banger.helper.server import Server
-from banger.helper.verbs import World
+from banger.helper.verbs import VERBS, World
+from banger.host.probe import Answer
 from banger.model.errors import BangerError, RefusedError
 from banger.wire.helper import (
     MAX_REQUEST_BYTES,
@@ -97,6 +98,34 @@ class Uplinks:
         return []
 
 
+class Snapshots:
+    """In the other service's place."""
+
+    def __init__(self):
+        self.asked = []
+
+    async def able(self):
+        return Answer(ok=True)
+
+    async def attach(self, uid, numbers, image, store):
+        assert all(type(number) is int for number in numbers)
+        self.asked.append("attach")
+        raise RefusedError("not today", hint="tomorrow")
+
+    async def detach(self, uid, slot):
+        assert type(slot) is int
+        self.asked.append("detach")
+
+    async def grown(self, uid, slot):
+        assert type(slot) is int
+        self.asked.append("grown")
+        return False
+
+    async def list(self, uid):
+        self.asked.append("list")
+        return []
+
+
 class Patient(Policy):
     """The flood is meant."""
 
@@ -109,7 +138,7 @@ async def served(tmp_path):
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(tmp_path / "h"))
     listener.listen(64)
-    world = World(Uplinks())
+    world = World(Uplinks(), Snapshots())
     policy = Patient(os.getegid(), time.monotonic)
     server = Server(listener, world, policy, AuditLog(tmp_path / "audit.log"))
     task = asyncio.create_task(server.serve())
@@ -158,6 +187,8 @@ async def test_random_and_mutated_messages_do_no_harm(served):
         encode_request(op, arguments)
         for op, arguments in (
             ("hello", {}), ("list", {}), ("uplink.attach", {}), ("uplink.detach", {"slot": 3}),
+            ("snapshot.attach", {"installation": 1, "vm": 2, "sectors": 131072}), ("snapshot.detach", {"slot": 3}),
+            ("snapshot.grown", {"slot": 3}), ("snapshot.list", {}),
         )
     ]  # fmt: skip
     null = os.open("/dev/null", os.O_RDONLY)
@@ -167,20 +198,50 @@ async def test_random_and_mutated_messages_do_no_harm(served):
         data = chance.choice(
             [chance.randbytes(chance.randrange(200)), mutated(chance, chance.choice(good))]
         )
-        messages.append((data, [null] * chance.choice([0, 0, 0, 1, 1, 2, 5])))
+        messages.append((data, [null] * chance.choice([0, 0, 0, 1, 1, 2, 2, 5])))
     messages.append((b"x" * 60_000, []))
     replies = await asyncio.to_thread(talk, path, messages)
     for reply in filter(None, replies):
         found = json.loads(reply)
         assert found["ok"] is True or found["error"]["what"]
     assert sum(bool(reply) for reply in replies) > 1000
+    assert {"attach", "list"} <= set(world.snapshots.asked)
     assert all(
         slot == 3 or isinstance(slot, int)
         for slot in [a[1] for a in world.uplinks.asked if a[0] == "detach"]
     )
     assert (await asyncio.to_thread(talk, path, [(good[0], [])]))[0]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while policy._open or len(os.listdir("/proc/self/fd")) > open_before:
+            await asyncio.sleep(0.01)
+    os.close(null)
+
+
+VALUES = [0, 1, -1, 3, 2**31, 2**48, 2**63, 2**64, -(2**63), 10**40, True, False, "", "3", "../../dev/sda", "\0"]  # fmt: skip
+
+
+async def test_arguments_of_every_kind_reach_a_verb_as_its_table_says_or_not_at_all(served):
+    """Well-formed requests of every verb with values, names and numbers of descriptors that are mostly wrong; the stand-ins look at types."""
+    path, world, policy = served
+    chance = random.Random(8)
+    null = os.open("/dev/null", os.O_RDONLY)
+    messages = []
+    for _ in range(1200):
+        op = chance.choice(sorted(VERBS))
+        wanted = VERBS[op].arguments
+        arguments = {key: chance.choice(VALUES) for key in wanted if chance.random() < 0.95}
+        if chance.random() < 0.1:
+            arguments[chance.choice(["uid", "name", "path", "slot", "op"])] = chance.choice(VALUES)
+        count = chance.choice([VERBS[op].descriptors] * 5 + [0, 1, 2, 3])
+        messages.append((encode_request(op, arguments), [null] * count))
+    replies = [json.loads(reply) for reply in await asyncio.to_thread(talk, path, messages)]
+    assert set(world.snapshots.asked) == {"attach", "detach", "grown", "list"}
+    assert all(
+        r["ok"] or r["error"]["code"] in {"invalid", "not-found", "refused"} for r in replies
+    )
+    assert not [r for r in replies if not r["ok"] and not r["error"]["hint"]]
+    async with asyncio.timeout(30):
+        while policy._open:
             await asyncio.sleep(0.01)
     os.close(null)
 
@@ -217,7 +278,7 @@ async def test_who_says_nothing_is_let_go(served, monkeypatch):
 
     def silent():
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
-            channel.settimeout(5)
+            channel.settimeout(30)
             channel.connect(str(path))
             return channel.recv(10)
 

@@ -30,10 +30,11 @@ def test_without_a_file_every_key_has_its_documented_default(home, tmp_path):
     assert config.values() == {
         "state_dir": f"{tmp_path}/.local/state/banger", "runtime_dir": "/run/user/1/banger", "log_level": "info",
         "default_image": "debian", "vcpus": 2, "memory": "2G", "disk_size": None, "work_size": "16G", "vmm": "auto",
-        "network": "auto", "uplink": "slirp4netns", "dns_port": 0, "qemu_path": None, "firecracker_path": None, "jailer_path": None,
-        "bundle_dir": None, "bundle_manifest": None, "accel": "auto", "confine": "auto", "storage": "auto", "ready_timeout_s": 180.0,
-        "max_parallel_boots": 0, "mirror": None, "console_log_max_bytes": 1 << 20, "agent_path": None,
+        "network": "auto", "uplink": "slirp4netns", "dns_port": 0, "tap_pool_size": 4, "qemu_path": None, "firecracker_path": None, "jailer_path": None,
+        "bundle_dir": None, "bundle_manifest": None, "accel": "auto", "confine": "auto", "storage": "auto", "ready_timeout_s": 300.0, "reconcile_s": 60.0, "drain_s": 10.0,
+        "max_parallel_boots": 0, "mirror": None, "void_mirror": None, "console_log_max_bytes": 1 << 20, "agent_path": None,
         "helper_socket": "/run/banger-helper/helper.sock", "helper_state_dir": "/var/lib/banger-helper", "bridge_prefix": "10.115.0.0/16",
+        "forward_env": None, "ssh_reminder": True,
     }  # fmt: skip
     assert str(config.socket_path) == "/run/user/1/banger/bangerd.sock"
     assert config.images_dir == config.state_dir / "images"
@@ -85,10 +86,11 @@ def test_the_environment_wins_over_the_file_and_each_value_knows_its_source(home
 def test_every_key_has_an_environment_form(home):
     given = {
         "state_dir": "/s", "runtime_dir": "/r", "log_level": "debug", "default_image": "void", "vcpus": "1",
-        "memory": "1G", "disk_size": "9G", "work_size": "1G", "vmm": "qemu", "network": "none", "uplink": "pasta", "dns_port": "5354",
-        "qemu_path": "/q", "firecracker_path": "/f", "jailer_path": "/j", "bundle_dir": "/b", "bundle_manifest": "/m", "accel": "kvm", "confine": "off", "storage": "copy", "ready_timeout_s": "7.5", "max_parallel_boots": "4", "mirror": "file:///m",
+        "memory": "1G", "disk_size": "9G", "work_size": "1G", "vmm": "qemu", "network": "none", "uplink": "pasta", "dns_port": "5354", "tap_pool_size": "16",
+        "qemu_path": "/q", "firecracker_path": "/f", "jailer_path": "/j", "bundle_dir": "/b", "bundle_manifest": "/m", "accel": "kvm", "confine": "off", "storage": "copy", "ready_timeout_s": "7.5", "reconcile_s": "0.0", "drain_s": "2.5", "max_parallel_boots": "4", "mirror": "file:///m", "void_mirror": "http://void.test",
         "console_log_max_bytes": "2M", "agent_path": "/a",
         "helper_socket": "/h/s", "helper_state_dir": "/h/t", "bridge_prefix": "172.29.0.0/16",
+        "forward_env": "A,B", "ssh_reminder": "False",
     }  # fmt: skip
     assert set(given) == set(KEYS)
     config = load_config({**home, **{f"BANGER_{k.upper()}": v for k, v in given.items()}})
@@ -97,11 +99,30 @@ def test_every_key_has_an_environment_form(home):
 
 
 def test_the_environment_for_a_daemon_gives_the_same_configuration(home):
-    path = write(home, 'memory = "4G"\nready_timeout_s = 5\nmirror = "file:///m"\n')
+    path = write(
+        home, 'memory = "4G"\nready_timeout_s = 5\nreconcile_s = 0\nmirror = "file:///m"\n'
+    )
     config = load_config({**home, "BANGER_VCPUS": "5"})
     again = load_config(config.environment())
     assert again.values() == config.values()
     assert again.path == path
+
+
+@pytest.mark.parametrize("word", ["off", "NO", "0", "false"])
+def test_a_switch_is_turned_off_in_the_words_that_people_use(home, word):
+    assert load_config({**home, "BANGER_SSH_REMINDER": word}).ssh_reminder is False
+    write(home, "ssh_reminder = false\n")
+    assert load_config(home).ssh_reminder is False
+    assert load_config(load_config(home).environment()).ssh_reminder is False
+
+
+def test_names_that_go_into_guests_are_a_list_in_the_file(home):
+    write(home, 'forward_env = ["A", "B", "A"]\n')
+    assert load_config(home).forward_env == ("A", "B")
+    assert load_config(load_config(home).environment()).forward_env == ("A", "B")
+    write(home, "forward_env = [1]\n")
+    with pytest.raises(InvalidInputError, match="is not allowed"):
+        load_config(home)
 
 
 def test_an_unknown_key_names_the_nearest_and_the_file(home):
@@ -141,7 +162,7 @@ def test_warnings_go_to_stderr(home, capsys):
 @pytest.mark.parametrize(
     "line",
     [
-        'memory = "lots"', "memory = true", "memory = []", 'log_level = "loud"', "vcpus = -1", 'vcpus = "x"', "vcpus = 1.5",
+        'memory = "lots"', 'ssh_reminder = "maybe"', "ssh_reminder = 2", "memory = true", "memory = []", 'log_level = "loud"', "vcpus = -1", 'vcpus = "x"', "vcpus = 1.5",
         "vcpus = true", 'state_dir = "relative"', 'state_dir = ""', "state_dir = 5", "ready_timeout_s = 0",
         "ready_timeout_s = nan", 'ready_timeout_s = "soon"', "ready_timeout_s = -1", 'vmm = "xen"', 'network = ["user"]', 'accel = ""', 'confine = "on"',
         'qemu_path = "qemu"', 'mirror = ""', "[memory]", 'runtime_dir = "/a\\u0000b"',

@@ -30,10 +30,10 @@ def test_statuses_are_read():
         "torn: 0 81\n"
     )
     assert dm.parse_status(text) == {
-        "banger-aaaaaaaaaaaa": SnapshotStatus(4096 * 512, 524288 * 512),
-        "lost": SnapshotStatus(broken="Invalid"),
-        "full": SnapshotStatus(broken="Overflow"),
-        "failed": SnapshotStatus(broken="Merge failed"),
+        "banger-aaaaaaaaaaaa": SnapshotStatus(4096 * 512, 524288 * 512, disk_bytes=8 * GIB),
+        "lost": SnapshotStatus(broken="Invalid", disk_bytes=4 * MIB),
+        "full": SnapshotStatus(broken="Overflow", disk_bytes=4 * MIB),
+        "failed": SnapshotStatus(broken="Merge failed", disk_bytes=4 * MIB),
     }
 
 

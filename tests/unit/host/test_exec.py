@@ -76,7 +76,7 @@ async def test_at_the_time_out_the_whole_group_is_gone():
 
 
 async def gone(mark):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while running_with(mark):
             await asyncio.sleep(0.01)
 
@@ -84,7 +84,7 @@ async def gone(mark):
 async def test_a_cancelled_caller_takes_the_group_with_it():
     mark = "86399.0002"
     task = asyncio.create_task(host_exec.run(["sh", "-c", f"sleep {mark}; :"], timeout_s=60))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not running_with(mark):
             await asyncio.sleep(0.01)
     task.cancel()
@@ -104,11 +104,11 @@ async def test_a_caller_that_is_cancelled_while_it_starts_takes_the_group_with_i
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", slow)
     task = asyncio.create_task(host_exec.run(["sh", "-c", f"sleep {mark} & wait"], timeout_s=60))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(running_with(mark)) < 1:
             await asyncio.sleep(0.01)
     task.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(asyncio.CancelledError):
             await task
     await gone(mark)
@@ -119,8 +119,8 @@ async def test_a_program_may_clean_up_within_its_grace(tmp_path):
     script = (
         f"trap 'echo cleaned > {note}; exit 1' TERM; touch {ready}; while :; do sleep 0.02; done"
     )
-    task = asyncio.create_task(host_exec.run(["sh", "-c", script], timeout_s=60, grace_s=5))
-    async with asyncio.timeout(5):
+    task = asyncio.create_task(host_exec.run(["sh", "-c", script], timeout_s=60, grace_s=30))
+    async with asyncio.timeout(30):
         while not ready.exists():
             await asyncio.sleep(0.01)
     task.cancel()
@@ -135,7 +135,7 @@ async def test_a_program_that_ignores_its_grace_is_killed():
         await host_exec.run(
             ["sh", "-c", "trap '' TERM; while :; do sleep 0.02; done"], timeout_s=0.2, grace_s=0.2
         )
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 async def test_lines_of_stderr_come_as_they_are_written():

@@ -46,13 +46,25 @@ async def test_a_slow_point_goes_on_after_a_while(monkeypatch):
     assert time.monotonic() - began >= 0.04
 
 
+def test_work_without_an_event_loop_has_points_too(monkeypatch):
+    monkeypatch.setattr(faults, "SLOW_S", 0.05)
+    faults.load("a=error,b=slow")
+    faults.blocking_point("anything")
+    with pytest.raises(BangerError, match="fault injected at a"):
+        faults.blocking_point("a")
+    began = time.monotonic()
+    faults.blocking_point("b")
+    assert time.monotonic() - began >= 0.04
+
+
 def test_an_unknown_action_is_refused():
     with pytest.raises(ValueError, match="kill, error, hang or slow"):
         faults.load("x=explode")
 
 
-def test_the_environment_is_read_and_kill_is_sigkill():
-    code = "import asyncio; from banger.host import faults; faults.load(); asyncio.run(faults.point('here'))"
+@pytest.mark.parametrize("call", ["asyncio.run(faults.point('here'))", "faults.blocking_point('here')"])  # fmt: skip
+def test_the_environment_is_read_and_kill_is_sigkill(call):
+    code = f"import asyncio; from banger.host import faults; faults.load(); {call}"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "BANGER_FAULTS": "here=kill"}, check=False
     )

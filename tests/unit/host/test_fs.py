@@ -88,6 +88,24 @@ def test_removing_a_tree_follows_no_link_and_may_be_repeated(tmp_path):
     assert (kept / "file").exists()
 
 
+def test_a_tree_in_which_somebody_else_removes_things_too_goes_wholly(tmp_path, monkeypatch):
+    tree, unlink, others = tmp_path / "tree", os.unlink, []
+    (tree / "sub").mkdir(parents=True)
+    for number in range(5):
+        (tree / "sub" / str(number)).touch()
+
+    def too_late(name, **options):
+        unlink(name, **options)
+        if len(others) < 3:
+            others.append(name)
+            raise FileNotFoundError(2, "No such file or directory", name)
+
+    monkeypatch.setattr(os, "unlink", too_late)
+    fs.remove_tree(tree)
+    assert len(others) == 3
+    assert not tree.exists()
+
+
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_clone_has_the_same_content_and_the_same_holes(tmp_path, elsewhere):
     source = sparse(tmp_path / "source", 0, 3 * MIB, 7 * MIB)
@@ -230,8 +248,11 @@ def test_length_counts_holes_and_allocation_does_not(tmp_path):
     assert (fs.length_bytes(tmp_path / "no"), fs.allocated_bytes(tmp_path / "no")) == (0, 0)
 
 
-def test_free_space_is_that_of_the_file_system(tmp_path):
-    assert fs.free_bytes(tmp_path) == os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+def test_free_space_is_what_an_ordinary_user_may_write(monkeypatch):
+    block_size, fragment_size, blocks, free, for_users = 1 << 20, 4096, 1000, 500, 300
+    status = os.statvfs_result((block_size, fragment_size, blocks, free, for_users, 0, 0, 0, 0, 255))  # fmt: skip
+    monkeypatch.setattr(os, "statvfs", {Path("/somewhere"): status}.__getitem__)
+    assert fs.free_bytes(Path("/somewhere")) == 300 * 4096
 
 
 def test_asking_for_reflinks_leaves_nothing(tmp_path):

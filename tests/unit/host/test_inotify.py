@@ -8,7 +8,7 @@ from banger.host.inotify import watching
 
 
 async def comes(event):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await event.wait()
     event.clear()
 

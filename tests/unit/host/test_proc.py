@@ -33,7 +33,7 @@ def another(identity):
 
 
 async def zombie(identity):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while proc.alive(identity):
             await asyncio.sleep(0.005)
 
@@ -78,7 +78,7 @@ async def test_waiting_gives_the_exit_code_of_a_child_and_leaves_no_zombie(sleep
     waiting = asyncio.create_task(proc.wait_gone(sleeper))
     await asyncio.sleep(0)
     assert proc.send_signal(sleeper, signal.SIGTERM) is True
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await waiting == -signal.SIGTERM
     assert not os.path.exists(f"/proc/{sleeper.pid}")
 
@@ -105,7 +105,7 @@ async def test_a_process_that_is_no_child_gives_no_code():
         waiting = asyncio.create_task(proc.wait_gone(identity))
         await asyncio.sleep(0)
         await proc.kill(identity)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await waiting is None
         parent.stdin.close()
 
@@ -119,7 +119,7 @@ async def test_killing_waits_until_it_is_gone_and_may_be_repeated(sleeper):
 
 async def test_a_stopped_process_can_be_killed(sleeper):
     proc.send_signal(sleeper, signal.SIGSTOP)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await proc.kill(sleeper)
 
 

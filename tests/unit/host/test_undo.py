@@ -64,7 +64,7 @@ async def test_an_inverse_that_hangs_is_given_up_at_its_deadline():
     undo = UndoStack()
     undo.push("a", lambda: ran.append("a"))
     undo.push("stuck", lambda: asyncio.Event().wait(), deadline_s=0.05)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await undo.undo()
     assert ran == ["a"]
     assert [type(error) for _, error in undo.failures] == [TimeoutError]

@@ -34,13 +34,19 @@ table ip banger
 delete table ip banger
 table bridge banger {
     set pins { type ifname . ether_addr . ipv4_addr; }
+    set peers { type ipv4_addr . ipv4_addr; }
     chain guests {
         type filter hook prerouting priority -300; policy drop;
-        ether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 iifname . ether saddr . arp saddr ip @pins iifname . arp saddr ether . arp saddr ip @pins arp daddr ip { 10.113.0.1, 10.113.0.2 } accept
+        ether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 iifname . ether saddr . arp saddr ip @pins iifname . arp saddr ether . arp saddr ip @pins goto questions
         ether type ip iifname . ether saddr . ip saddr @pins goto ipv4
     }
+    chain questions {
+        arp daddr ip { 10.113.0.1, 10.113.0.2, 10.113.0.3 } accept
+        arp saddr ip . arp daddr ip @peers accept
+    }
     chain ipv4 {
-        ip daddr { 10.113.0.1, 10.113.0.2 } accept
+        ip daddr { 10.113.0.1, 10.113.0.2, 10.113.0.3 } accept
+        ip saddr . ip daddr @peers accept
         ip daddr 10.113.0.0/16 drop
         accept
     }
@@ -49,16 +55,19 @@ table bridge banger {
 table inet banger {
     set closed { type ipv4_addr; flags interval; }
     set outward { type ipv4_addr; }
+    set peers { type ipv4_addr . ipv4_addr; }
     chain input {
         type filter hook input priority 0; policy drop;
         ct state established,related accept
         iifname "br0" icmp type echo-request accept
+        iifname "br0" ip daddr 10.113.0.3 udp dport 53 accept
         iifname "br0" meta nfproto ipv4 reject with icmpx type admin-prohibited
         iifname "uplink0" meta l4proto tcp reject with tcp reset
     }
     chain forward {
         type filter hook forward priority 0; policy drop;
         ct state invalid drop
+        iifname "br0" oifname "br0" ip saddr . ip daddr @peers accept
         iifname "br0" ip saddr != @outward tcp flags & (syn | ack) != syn reject with tcp reset
         iifname "br0" ip saddr != @outward reject with icmpx type admin-prohibited
         oifname "br0" ip daddr != @outward meta l4proto tcp reject with tcp reset
@@ -72,6 +81,7 @@ table inet banger {
     chain output {
         type filter hook output priority 0; policy accept;
         meta nfproto ipv6 drop
+        icmp type redirect drop
     }
 }
 table ip banger {

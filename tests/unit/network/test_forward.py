@@ -183,7 +183,7 @@ async def test_removing_a_port_ends_its_connections():
         writer.write(b"x")
         assert await reader.read(1) == b"x"
         await relays.remove(port)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             with contextlib.suppress(ConnectionError):
                 assert await reader.read(-1) == b""
         writer.close()
@@ -201,7 +201,7 @@ async def test_connections_above_the_limit_wait_for_their_turn():
             async with asyncio.timeout(0.1):
                 await third[0].read(1)
         first[1].close()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             assert await third[0].read(1) == b"y"
         for _, writer in (second, third):
             writer.close()
@@ -216,14 +216,21 @@ async def test_a_reset_of_one_side_ends_the_other():
         writer.close()
         gone.set()
 
-    async with relayed(wait_for_end) as (_, port), asyncio.timeout(3):
+    async with relayed(wait_for_end) as (_, port), asyncio.timeout(30):
         with socket.create_connection(("127.0.0.1", port)) as opened:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         await gone.wait()
 
 
 async def test_a_stream_without_half_close_stays_while_it_speaks_and_ends_in_silence(monkeypatch):
-    monkeypatch.setattr(forward, "SILENCE_S", 0.2)
+    over, wait = asyncio.Queue(), asyncio.wait
+
+    async def a_while(tasks, *, timeout=None, **how):
+        if timeout == forward.SILENCE_S:  # it is over when the test says so, which may be held up
+            timeout = await over.get()
+        return await wait(tasks, timeout=timeout, **how)
+
+    monkeypatch.setattr(forward.asyncio, "wait", a_while)
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
@@ -237,11 +244,14 @@ async def test_a_stream_without_half_close_stays_while_it_speaks_and_ends_in_sil
     writer.write(b"question")
     writer.write_eof()
     assert await loop.sock_recv(ours, 64) == b"question"
-    for part in (b"long ", b"answer"):
-        await asyncio.sleep(0.12)
-        await loop.sock_sendall(ours, part)
-    async with asyncio.timeout(3):
-        assert await reader.read(-1) == b"long answer"
+    async with asyncio.timeout(30):
+        for part in (b"long ", b"answer"):
+            await loop.sock_sendall(ours, part)
+            assert await reader.readexactly(len(part)) == part
+            over.put_nowait(0)
+            await asyncio.sleep(0.05)
+        over.put_nowait(0)
+        assert await reader.read(-1) == b""
         assert await loop.sock_recv(ours, 64) == b"", "the silent stream is closed"
     writer.close()
     ours.close()

@@ -22,14 +22,14 @@ def control(tmp_path_factory):
     yield path
     if thread.is_alive():
         talk(path, b'{"op": "stop"}')
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
     listener.close()
 
 
 def talk(path, request):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
-        channel.settimeout(3)
+        channel.settimeout(30)
         channel.connect(str(path))
         channel.send(request)
         return channel.recv(4096)

@@ -131,7 +131,7 @@ async def port():
     await server.close()
 
 
-async def over_udp(port, data, timeout_s=2):
+async def over_udp(port, data, timeout_s=30):
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as opened:
         opened.connect(("127.0.0.1", port))
@@ -157,7 +157,7 @@ async def test_junk_ends_a_connection_and_nothing_else(port, monkeypatch):
     for junk in (b"\xff\xff" + bytes(70000), b"\0\5hello", b"\0\x20part", b"\0"):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(junk)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
         writer.close()
@@ -178,7 +178,7 @@ async def test_a_port_that_is_taken_is_an_error_and_leaves_nothing():
 async def test_many_connections_at_once_are_bounded(port):
     many = [await asyncio.open_connection("127.0.0.1", port) for _ in range(names.MAX_CONNECTIONS)]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         assert await reader.read() == b""
     for _, each in [*many, (reader, writer)]:
         each.close()

@@ -1,13 +1,14 @@
 """Leases and names: pure arithmetic."""
 
 import ipaddress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from banger.model.errors import RefusedError
-from banger.network.plan import MAX_LEASES, NetworkPlan, mac_address, tap_name
+from banger.network.plan import BRIDGE_MAC, MAX_LEASES, NetworkPlan, mac_address, tap_name
 
 PLAN = NetworkPlan()
 
@@ -34,6 +35,8 @@ def test_a_thousand_vms_have_addresses_macs_and_taps_of_their_own():
     own = {PLAN.gateway, PLAN.dns, str(network[0]), str(network[-1])}
     assert all(ipaddress.ip_address(x.ip) in network and x.ip not in own for x in every)
     assert all(len(tap_name(x)) <= 15 for x in every)
+    assert {x.names for x in every} == {PLAN.names}
+    assert PLAN.names not in {x.ip for x in every} | {PLAN.gateway, PLAN.dns}
 
 
 def test_a_used_up_range_is_refused():
@@ -55,10 +58,17 @@ def test_overlapping_or_tiny_networks_are_no_plan():
             NetworkPlan(guests, uplink)
 
 
-@given(st.text("0123456789abcdef", min_size=12, max_size=12), st.integers(0, 65535))
-def test_a_mac_is_local_unicast_and_says_its_index(vm_id, index):
-    octets = bytes.fromhex(mac_address(vm_id, index).replace(":", ""))
+@given(st.integers(0, 65534))
+def test_a_mac_is_local_unicast_says_its_index_and_is_not_the_bridges(index):
+    octets = bytes.fromhex(mac_address(index).replace(":", ""))
     assert len(octets) == 6
     assert octets[0] & 3 == 2
     assert int.from_bytes(octets[2:4]) == index
-    assert mac_address(vm_id, index) == mac_address(vm_id, index)
+    assert octets != BRIDGE_MAC
+
+
+def test_another_network_changes_a_lease_s_addresses_and_not_its_mac():
+    old = replace(PLAN.lease("a" * 12, 7), mac="02:b4:00:07:12:34")  # of an older banger
+    there = NetworkPlan(guests="10.9.0.0/24", uplink="10.8.0.0/24").readdressed(old)
+    assert (there.mac, there.index, there.vm_id) == (old.mac, 7, old.vm_id)
+    assert (there.ip, there.gateway) == ("10.9.0.23", "10.9.0.1")

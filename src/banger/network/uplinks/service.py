@@ -1,7 +1,9 @@
 """Uplinks on this host: making them, taking them back, and keeping host and ledger equal. Runs as root, in banger-helper or in root's bangerd.
 
 An uplink is a pair of links, one of which lies in the namespace that asked; the kernel removes both with that namespace, which is heard of
-by netlink. The ledger says first what is about to be made. What has our names but is not in the ledger is somebody else's: refused, not touched.
+by netlink. So is every change of the host's nft tables: a firewall that is loaded anew begins with ``flush ruleset`` on many hosts, which would leave
+guests without a way out, and the host without its filter. The ledger says first what is about to be made. What has our names but is not in the
+ledger is somebody else's: refused, not touched.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from banger.host.netlink import ADDRESS_GROUPS, LINK_GROUP, NETCONF_GROUP, Netli
 from banger.host.ownership import NamespaceId
 from banger.host.undo import UndoStack
 from banger.model.errors import BangerError, NotFoundError, RefusedError
-from banger.network.host_addresses import AddressWatch
+from banger.network.host_addresses import AddressWatch, watch_nftables
 from banger.network.uplinks import forwarding, table
 from banger.network.uplinks.obstacles import find_obstacles
 from banger.network.uplinks.relay import NameRelay, open_relay
@@ -35,6 +37,8 @@ KIND = "uplink"
 Chains = Sequence[Any]
 MTU = 1500
 QUOTA = 4
+_PAUSE_S = 1.0
+"""From one look at changes of nft's to the next: somebody may make them all the time, even undo ours."""
 _GROUPS = ADDRESS_GROUPS | LINK_GROUP | NETCONF_GROUP
 
 
@@ -71,7 +75,8 @@ class UplinkService:
         self._file_lock = FileLock(directory / "lock")
         self._ledger: Ledger | None = None
         self._applied: Rules | None = None
-        self._watch: AddressWatch | None = None
+        self._text = ""
+        self._watches: list[AddressWatch] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._relays: dict[str, NameRelay] = {}
         self._asked = ""
@@ -98,16 +103,12 @@ class UplinkService:
         if self._ledger is not None:
             return
         fs.make_private_dir(self._directory)
-        if not self._file_lock.acquire():
-            raise RefusedError(
-                "uplinks of this host are another process's",
-                detail=f"process {self._file_lock.holder()} has {self._directory}",
-                hint="use that one: set helper_socket, or end it",
-            )
+        self._file_lock.take_service("uplinks")
         try:
             self._ledger = Ledger(self._directory / "ledger.json")
             # Before the first look: what changes after that is heard.
-            self._watch = AddressWatch(lambda: self._spawn(self._follow_host()), groups=_GROUPS)
+            self._watches.append(AddressWatch(self._host_changed, groups=_GROUPS))
+            self._watches.append(watch_nftables(self._host_changed, pause_s=_PAUSE_S))
             async with self._lock:
                 await self._reconcile()
         except BaseException:
@@ -116,9 +117,8 @@ class UplinkService:
 
     async def close(self) -> None:
         """Let go: uplinks live on. Idempotent."""
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+        while self._watches:
+            self._watches.pop().close()
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
@@ -177,7 +177,8 @@ class UplinkService:
             )
         with Route.here() as route:
             links = route.links()
-            ours = {links[row_slot.link].index for row_slot in map(_slot, rows)}
+            names = {_slot(row).link for row in rows}  # the kernel may have removed one just now
+            ours = {link.index for name, link in links.items() if name in names}
             routes = [(a, length) for a, length, link in route.routes() if link not in ours]
             own = {_slot(row).host_address for row in rows}
             routes = [(a, length) for a, length in routes if a not in own]
@@ -273,13 +274,22 @@ class UplinkService:
             uplinks = tuple(Uplink(_slot(row), row.uid) for row in rows)
             resolver = self._resolver() if rows else ""
             rules = Rules(self.ledger.token, uplinks, resolver, opened)
-            if rules != self._applied or (maker is None) == bool(rows):
+            if rules != self._applied or await self._tampered(rules, maker):
                 await nft.apply(table.ruleset(rules))
-                self._applied = rules
+                self._applied, self._text = rules, await nft.text(table.FAMILY, table.TABLE)
             if not rows:
                 forwarding.close_links(self.ledger, route)
         await self._renew_relays(resolver, {each.slot.host_address for each in uplinks})
         return chains
+
+    async def _tampered(self, rules: Rules, maker: str | None) -> bool:
+        """Whether the host's table is not what we left, though ``rules`` are."""
+        if not rules.uplinks:
+            return maker is not None
+        if await nft.text(table.FAMILY, table.TABLE) == self._text:
+            return False
+        log.warning("uplinks: somebody changed table %s of the host; it is made anew", table.TABLE)
+        return True
 
     async def _renew_relays(self, resolver: str, gateways: set[str]) -> None:
         """Relay questions for names at the gateways that have their address already, if that is the only way to the host's resolver."""
@@ -316,6 +326,9 @@ class UplinkService:
         )  # fmt: skip
 
     # Following the host
+
+    def _host_changed(self) -> None:
+        self._spawn(self._follow_host())
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work, name="uplinks")
