@@ -11,6 +11,7 @@ from typing import Final
 from banger.host.probe import Answer
 from banger.model.errors import HostLacksError, RefusedError
 from banger.model.machine import DiskFormat, StorageChoice, StorageDriver
+from banger.storage.snapshots.port import THROUGH_HELPER
 
 AUTO: Final = "auto"
 _LET_BANGER_CHOOSE: Final = "take storage out of the file that this names: banger config path"
@@ -18,7 +19,7 @@ _LET_BANGER_CHOOSE: Final = "take storage out of the file that this names: bange
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What this host can: ``reflink`` from the images to the VMs of ``state_dir``, and ``device_mapper``."""
+    """What this host can: ``reflink`` from the images to the VMs of ``state_dir``, and ``device_mapper``, whose ``found`` says by whom."""
 
     state_dir: Path
     reflink: Answer
@@ -47,6 +48,8 @@ def choose(wanted: str, vmm: str, formats: Sequence[DiskFormat], facts: Facts) -
         raise _cannot(driver, facts, facts.reflink, _set_up(facts.state_dir))
     if driver is StorageDriver.DM_SNAPSHOT and not facts.device_mapper:
         raise _cannot(driver, facts, facts.device_mapper, facts.device_mapper.hint)
+    if driver is StorageDriver.DM_SNAPSHOT:
+        return StorageChoice(driver, f"configured{_by(facts.device_mapper)}")
     return StorageChoice(driver, "configured")
 
 
@@ -57,9 +60,13 @@ def _best(vmm: str, formats: Sequence[DiskFormat], facts: Facts) -> StorageChoic
         return StorageChoice(StorageDriver.REFLINK, "auto: the file system shares blocks")
     if facts.device_mapper:
         why = "auto: the file system cannot share blocks, the device mapper can"
-        return StorageChoice(StorageDriver.DM_SNAPSHOT, why)
+        return StorageChoice(StorageDriver.DM_SNAPSHOT, why + _by(facts.device_mapper))
     why = f"auto: the file system cannot share blocks; no dm-snapshot: {facts.device_mapper.why}"
     return StorageChoice(StorageDriver.COPY, why)
+
+
+def _by(answer: Answer) -> str:
+    return f", through {THROUGH_HELPER}" if answer.found == THROUGH_HELPER else ""
 
 
 def _set_up(state_dir: Path) -> str:

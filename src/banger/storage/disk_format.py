@@ -10,7 +10,7 @@ QCOW2_HEAD_BYTES = (
 )  # header, extensions and the backing file's name lie in the first cluster
 EXT4_HEAD_BYTES = 2048
 _QCOW2 = struct.Struct(">4sIQIIQ")  # magic, version, name's offset and length, cluster bits, size
-_QCOW2_MAGIC, _QCOW2_FEATURES, _CORRUPT = b"QFI\xfb", 72, 2
+_QCOW2_MAGIC, _QCOW2_FEATURES, _DIRTY, _CORRUPT = b"QFI\xfb", 72, 1, 2
 SNAPSHOT_HEAD_BYTES = 16
 _SNAPSHOT = struct.Struct("<4I")  # magic, valid, version, sectors a chunk
 _SNAPSHOT_MAGIC = 0x70416E53  # "SnAp"
@@ -19,11 +19,14 @@ _EXT4_SUPERBLOCK, _EXT4_MAGIC = 1024, 0xEF53
 
 @dataclass(frozen=True, slots=True)
 class Qcow2Head:
-    """``size_bytes`` is the virtual size, ``backing`` the backing file's name as written, ``corrupt`` QEMU's own mark."""
+    """``size_bytes`` is the virtual size, ``backing`` the backing file's name as written, ``corrupt`` QEMU's own mark. ``foreign``: a reader needs
+    what banger's disks never have, such as an external data file.
+    """
 
     size_bytes: int
     backing: bytes
     corrupt: bool
+    foreign: bool = False
 
 
 def read_qcow2(head: bytes) -> Qcow2Head | None:
@@ -34,8 +37,10 @@ def read_qcow2(head: bytes) -> Qcow2Head | None:
     if magic != _QCOW2_MAGIC or version not in {2, 3}:
         return None
     features = head[_QCOW2_FEATURES : _QCOW2_FEATURES + 8] if version == 3 else b""
-    corrupt = bool(int.from_bytes(features, "big") & _CORRUPT)
-    return Qcow2Head(size_bytes, head[offset : offset + length] if offset else b"", corrupt)
+    needed = int.from_bytes(features, "big")
+    backing = head[offset : offset + length] if offset else b""
+    foreign = bool(needed & ~(_DIRTY | _CORRUPT))
+    return Qcow2Head(size_bytes, backing, bool(needed & _CORRUPT), foreign)
 
 
 def read_ext4_bytes(head: bytes) -> int | None:

@@ -35,6 +35,7 @@ from banger.storage.files import check_size, ext4_bytes
 from banger.storage.qcow2 import Qcow2
 from banger.storage.raw import Raw
 from banger.storage.snapshot import DmSnapshot
+from banger.storage.snapshots.port import Snapshots
 
 RESERVE_BYTES = 64 * MIB  # room that a VM's first minutes surely need
 _TOOL_S = 60.0
@@ -43,11 +44,11 @@ _FSCK_FINE = {0, 1}  # e2fsck(8): 1 is "errors corrected"
 
 
 class DiskStorage:
-    """See `engine.ports.Storage`. ``wanted`` is the configured driver for new VMs, or ``auto``."""
+    """See `engine.ports.Storage`. ``wanted`` is the configured driver for new VMs, or ``auto``; ``snapshots`` makes snapshot devices."""
 
-    def __init__(self, wanted: str = choose.AUTO) -> None:
+    def __init__(self, wanted: str = choose.AUTO, snapshots: Snapshots | None = None) -> None:
         self._wanted = wanted
-        self._snapshots = DmSnapshot()
+        self._snapshots = DmSnapshot(snapshots)
         self._scanning = asyncio.Lock()
         self._drivers: Mapping[StorageDriver, Driver] = {
             StorageDriver.QCOW2: Qcow2(),
@@ -65,7 +66,9 @@ class DiskStorage:
         self, boot: BootStack, paths: VmPaths, vmm: str, formats: Sequence[DiskFormat]
     ) -> StorageChoice:
         """The driver for a new VM; RefusedError or HostLacksError if the configured one cannot work."""
-        facts = await asyncio.to_thread(_facts, boot, paths)
+        shares = await asyncio.to_thread(_shares, boot, paths)
+        state_dir = paths.state.parents[1]
+        facts = choose.Facts(state_dir, shares, await self._snapshots.available())
         return choose.choose(self._wanted, vmm, formats, facts)
 
     async def check_image(self, boot: BootStack) -> None:
@@ -121,9 +124,35 @@ class DiskStorage:
         async with self._scanning:
             return await in_thread(usage.measure, state_dir, owners)
 
+    async def devices(self, vms_dir: Path) -> frozenset[str]:
+        """The VMs of ``vms_dir`` whose root disk has a device of the device mapper; none where nobody can say."""
+        return await self._snapshots.devices(vms_dir)
+
+    def missing(self, paths: VmPaths) -> Path | None:
+        """The disk that is not there: the root disk as its driver calls it, or the work disk."""
+        if drivers.find(paths) is None:
+            return paths.overlay
+        return None if paths.work.exists() else paths.work
+
     async def sweep(self, vms_dir: Path, running: Iterable[str]) -> list[str]:
         """Remove devices of VMs of ``vms_dir`` that do not run; sentences about it."""
         return await self._snapshots.sweep(vms_dir, frozenset(running))
+
+    def flat_bytes(self, boot: BootStack, paths: VmPaths) -> int:
+        """What `flatten` may take, roughly: the data of the image and of what the VM changed, unless their blocks can be shared."""
+        own = sum(fs.allocated_bytes(path) for path in drivers.files_of_all(paths))
+        if drivers.find(paths) in {StorageDriver.REFLINK, StorageDriver.COPY}:
+            with clear_errors(paths.state):
+                return 0 if fs.supports_reflink(paths.state) else own
+        return own + fs.allocated_bytes(boot.rootfs)
+
+    async def flatten(self, boot: BootStack, spec: VmSpec, paths: VmPaths, target: Path) -> str:
+        """The root disk of a VM at rest as the new raw file ``target``, which needs no other file; a few words on how.
+
+        What has to be opened for it is closed by `close_root`, also by the caller. On failure ``target`` may be there in part.
+        """
+        with clear_errors(target.parent):
+            return await self._driver(paths).flatten(boot, spec.disk_bytes, paths, target)
 
     def _driver(self, paths: VmPaths) -> Driver:
         driver = drivers.find(paths)
@@ -178,7 +207,8 @@ def _disks(paths: VmPaths) -> tuple[Path, ...]:
 
 
 def _image_files(boot: BootStack) -> tuple[Path, ...]:
-    return (boot.kernel, boot.initramfs, boot.rootfs, boot.work_seed)
+    """All but the work seed, which can be made again: see `engine.ports.Images.seed`."""
+    return (boot.kernel, boot.initramfs, boot.rootfs)
 
 
 def _rebuild(boot: BootStack) -> str:
@@ -203,15 +233,15 @@ def _check_asked(boot: BootStack, spec: VmSpec) -> None:
             )
 
 
-def _facts(boot: BootStack, paths: VmPaths) -> choose.Facts:
-    """What the host can for a VM of ``paths``, whose directory need not be there yet."""
+def _shares(boot: BootStack, paths: VmPaths) -> probe.Answer:
+    """Whether the root disk of a VM of ``paths``, whose directory need not be there yet, can share the image's blocks."""
     directory = next(path for path in (paths.state, *paths.state.parents) if path.is_dir())
     shares = probe.reflink(directory)
     if shares and boot.rootfs.stat().st_dev != directory.stat().st_dev:
-        shares = probe.Answer(
+        return probe.Answer(
             ok=False, why=f"{boot.rootfs} is on another file system than {directory}"
         )
-    return choose.Facts(paths.state.parents[1], shares, probe.device_mapper())
+    return shares
 
 
 def _work_bytes(boot: BootStack, paths: VmPaths) -> int:
@@ -225,7 +255,10 @@ async def _make_work(boot: BootStack, spec: VmSpec, paths: VmPaths) -> str:
     how = await in_thread(fs.clone_file, boot.work_seed, paths.work)
     how = StorageDriver.COPY.value if how == "sparse" else how
     if spec.work_bytes > boot.work_seed.stat().st_size:
-        await _grow(paths.work, spec.work_bytes)
+        if boot.manifest.guest_grows_work:
+            os.truncate(paths.work, spec.work_bytes)
+        else:
+            await _grow(paths.work, spec.work_bytes)
     return how
 
 

@@ -30,6 +30,10 @@ class Driver(Protocol):
         """Take back what `open` made on the host; idempotent."""
         ...
 
+    async def flatten(self, boot: BootStack, size_bytes: int, paths: VmPaths, target: Path) -> str:
+        """Copy the disk to the new raw file ``target``, holes where there is nothing; a few words on how. What it opens it closes."""
+        ...
+
     def needed_bytes(self, boot: BootStack) -> int:
         """The room that `make` takes at once."""
         ...

@@ -7,6 +7,7 @@ and has all its room from the first moment on.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from banger.host import fs
 from banger.host.threads import in_thread, stoppable
@@ -44,6 +45,11 @@ class Raw:
 
     async def close(self, paths: VmPaths) -> None:
         """There is nothing but the file."""
+
+    async def flatten(self, boot: BootStack, size_bytes: int, paths: VmPaths, target: Path) -> str:
+        """It is flat already: its blocks are shared where the file system can."""
+        del boot, size_bytes
+        return await stoppable(fs.clone_file, paths.overlay_raw, target)
 
     def needed_bytes(self, boot: BootStack) -> int:
         """The image's data, unless they are shared."""

@@ -3,11 +3,11 @@
 ::
 
     images/<id>/rootfs.img ── loop, read-only, shared by all VMs of the image ──┐
-                                    (followed by zeros, if the VM's disk is larger: banger-<vm>-base)
-    vms/<id>/overlay.cow ──── loop ─────────────────────────────────────── banger-<vm> = /dev/dm-N, the VM's vda
+                                    (followed by zeros, if the VM's disk is larger)
+    vms/<id>/overlay.cow ──── loop ──────────────────────────────────── /dev/dm-N, the VM's vda
 
-The devices are there only while the VM runs: made when it starts, removed when it ends. So a host that was restarted needs nothing, and who
-uses an image's loop device is known to the kernel alone. A mapping is ours by its uuid, which has the state directory in it.
+The devices are there only while the VM runs: made when it starts, removed when it ends, by root's daemon itself or by banger-helper for others
+(`banger.storage.snapshots`). So a host that was restarted needs nothing.
 
 The store is not sparse while the VM runs: room is set aside ahead of what the guest writes (`tend`), since a snapshot whose store is full is
 lost. When the VM ends the room that was not used is given back.
@@ -16,47 +16,38 @@ lost. When the VM ends the room that was not used is given back.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
-from banger.host import dm, fs, loop
-from banger.host.loop import Backing
-from banger.host.undo import UndoStack
-from banger.model.errors import BangerError, CommandFailedError, HostLacksError, RefusedError
-from banger.model.ids import is_id
+from banger.host import dm, fs
+from banger.host.probe import Answer
+from banger.host.threads import stoppable
+from banger.model.errors import BangerError, HostLacksError
 from banger.model.machine import BootStack, DiskFormat, RootDisk, StoreFill, VmPaths
 from banger.model.units import MIB, format_size
 from banger.storage import disk_format
 from banger.storage.files import check_size
+from banger.storage.snapshots.direct import DirectSnapshots
+from banger.storage.snapshots.port import SnapshotKey, Snapshots, installation
 
 log = logging.getLogger(__name__)
 
 AHEAD_BYTES = 256 * MIB  # what a guest may write between two looks at it
 _SLACK_BYTES = MIB
-_PREFIX = "banger-"
-_BASE = "-base"
-
-
-def installation(vms_dir: Path) -> str:
-    """What the mappings of the VMs in ``vms_dir`` have in their uuids, and no other installation's."""
-    return f"BANGER-{hashlib.sha256(os.fsencode(vms_dir.resolve())).hexdigest()[:12]}-"
-
-
-class _Names:
-    """Names and uuids of one VM's mappings."""
-
-    def __init__(self, paths: VmPaths) -> None:
-        vm_id, ours = paths.state.name, installation(paths.state.parent)
-        self.disk, self.base = f"{_PREFIX}{vm_id}", f"{_PREFIX}{vm_id}{_BASE}"
-        self.disk_uuid, self.base_uuid = f"{ours}{vm_id}", f"{ours}{vm_id}{_BASE}"
 
 
 class DmSnapshot:
-    """See `banger.storage.drivers.Driver`."""
+    """See `banger.storage.drivers.Driver`. ``host`` makes the devices."""
+
+    def __init__(self, host: Snapshots | None = None) -> None:
+        self._host = DirectSnapshots() if host is None else host
+        self._unknown = ""  # why nobody says how full stores are
+
+    async def available(self) -> Answer:
+        """Whether this host can."""
+        return await self._host.available()
 
     async def make(self, boot: BootStack, size_bytes: int, paths: VmPaths) -> None:
         """A store of zeros, which the kernel takes for a new one; an empty file is one that was lost."""
@@ -92,49 +83,27 @@ class DmSnapshot:
             )
 
     async def open(self, boot: BootStack, size_bytes: int, paths: VmPaths) -> RootDisk:
-        """Both loop devices and the mapping; what an earlier daemon left of it is removed first."""
-        names = _Names(paths)
-        there = await dm.mappings()
-        if {names.disk_uuid, names.base_uuid} & {one.uuid for one in there}:
-            await self.close(paths)
-            there = await dm.mappings()
-        other = next((one for one in there if one.name in {names.disk, names.base}), None)
-        if other is not None:
-            raise RefusedError(
-                f"device {other.name} is in the way: it is not banger's, or another installation's",
-                detail=f"its uuid is {other.uuid or 'empty'}",
-                hint=f"sudo dmsetup info {other.name}",
-            )
+        """The device; what an earlier daemon left of it is removed first."""
+        key = SnapshotKey.of(paths)
+        await self._host.close(key)
         await asyncio.to_thread(_set_room_aside, paths.overlay_cow, size_bytes)
-        image_bytes = boot.rootfs.stat().st_size
-        async with UndoStack() as undo:
-            with ExitStack() as open_:
-                origin = open_.enter_context(
-                    loop.held(boot.rootfs, read_only=True, shared=True)
-                ).path
-                store = open_.enter_context(loop.held(paths.overlay_cow, read_only=False)).path
-                sectors = size_bytes // dm.SECTOR_BYTES
-                if size_bytes > image_bytes:
-                    table = dm.linear_then_zeros(origin, image_bytes // dm.SECTOR_BYTES, sectors)
-                    undo.push("remove the base", lambda: dm.remove(names.base_uuid))
-                    origin = await dm.create(names.base, names.base_uuid, table, read_only=True)
-                undo.push("remove the snapshot", lambda: dm.remove(names.disk_uuid))
-                table = dm.snapshot(origin, store, sectors)
-                device = await dm.create(names.disk, names.disk_uuid, table)
-            undo.release()
+        device = await self._host.open(key, boot.rootfs, paths.overlay_cow, size_bytes)
         return RootDisk(device, DiskFormat.RAW, device=True)
 
     async def close(self, paths: VmPaths) -> None:
-        """Remove the mappings, with which the loop devices go; give back room that was not used."""
-        names = _Names(paths)
-        there = {mapping.uuid for mapping in await dm.mappings()} if dm.is_there() else set()
-        if names.disk_uuid in there:
-            status = (await dm.statuses()).get(names.disk)
-            await dm.remove(names.disk_uuid)
-            if status is not None and not status.broken:
-                await asyncio.to_thread(_give_back, paths.overlay_cow, status.used_bytes)
-        if names.base_uuid in there:
-            await dm.remove(names.base_uuid)
+        """Remove the device; give back room that was not used."""
+        status = await self._host.close(SnapshotKey.of(paths))
+        if status is not None and not status.broken:
+            await asyncio.to_thread(_give_back, paths.overlay_cow, status.used_bytes)
+
+    async def flatten(self, boot: BootStack, size_bytes: int, paths: VmPaths, target: Path) -> str:
+        """Read from the mapping, which is there for the time of it."""
+        try:
+            disk = await self.open(boot, size_bytes, paths)
+            await stoppable(fs.copy_data, disk.path, target)
+        finally:
+            await self.close(paths)
+        return "read from its device"
 
     def needed_bytes(self, boot: BootStack) -> int:
         """What the first run sets aside."""
@@ -143,41 +112,63 @@ class DmSnapshot:
 
     async def tend(self, vms: Sequence[VmPaths]) -> list[StoreFill]:
         """How full the stores of ``vms`` are, after those that fill up have been made larger."""
-        try:
-            found = await dm.statuses()
-        except BangerError as error:
-            log.warning("the device mapper does not say how full stores are: %s", error)
-            return []
         fills = []
-        for paths in vms:
-            status = found.get(_Names(paths).disk)
-            if status is not None:
-                fills.append(await _tend_one(paths, status))
+        for directory in {paths.state.parent for paths in vms}:
+            try:
+                found = await self._host.statuses(installation(directory))
+            except BangerError as error:
+                if str(error) != self._unknown:  # not twice a second
+                    log.warning("nobody says how full the stores of root disks are: %s", error)
+                self._unknown = str(error)
+                continue
+            self._unknown = ""
+            for paths in vms:
+                status = found.get(paths.state.name) if paths.state.parent == directory else None
+                if status is not None:
+                    fills.append(await self._tend_one(paths, status))
         return fills
 
+    async def devices(self, vms_dir: Path) -> frozenset[str]:
+        """The VMs of ``vms_dir`` that have one."""
+        return await self._host.there(installation(vms_dir))
+
     async def sweep(self, vms_dir: Path, running: frozenset[str]) -> list[str]:
-        """Remove mappings of this installation whose VM does not run; sentences about it. Snapshots go before what they are made of."""
-        ours = installation(vms_dir)
-        said: list[str] = []
-        if not dm.is_there():
-            return said
+        """Remove devices of this installation whose VM does not run; sentences about it."""
+        return await self._host.sweep(installation(vms_dir), running)
+
+    async def _tend_one(self, paths: VmPaths, status: dm.SnapshotStatus) -> StoreFill:
+        vm_id = paths.state.name
+        if status.broken:
+            return StoreFill(vm_id, 0, 0, f"its root disk is lost ({status.broken})")
+        used_bytes, size_bytes = status.used_bytes, status.size_bytes
+        trouble = ""
         try:
-            there = await dm.mappings()
-        except BangerError as error:
-            return [f"the device mapper does not say what is there: {error}"]
-        for mapping in sorted(there, key=lambda one: one.name.endswith(_BASE)):
-            vm_id = mapping.uuid.removeprefix(ours).removesuffix(_BASE)
-            if not mapping.uuid.startswith(ours) or not is_id(vm_id) or vm_id in running:
-                continue
-            if mapping.name not in {f"{_PREFIX}{vm_id}", f"{_PREFIX}{vm_id}{_BASE}"}:
-                said.append(f"device {mapping.name} has banger's uuid and another name: left alone")
-                continue
-            try:
-                await dm.remove(mapping.uuid)
-                said.append(f"device {mapping.name}, whose VM does not run, was removed")
-            except CommandFailedError as error:
-                said.append(f"device {mapping.name} could not be removed: {error.detail}")
-        return said
+            if size_bytes - used_bytes < AHEAD_BYTES:
+                size_bytes = await self._make_room(paths, status)
+        except (OSError, BangerError) as error:
+            if size_bytes - used_bytes < AHEAD_BYTES // 2:
+                trouble = f"the store of its root disk cannot grow beyond {format_size(size_bytes)}: {_why(error)}"
+        return StoreFill(vm_id, used_bytes, size_bytes, trouble)
+
+    async def _make_room(self, paths: VmPaths, status: dm.SnapshotStatus) -> int:
+        """Make the store larger, but no larger than its disk can ever need; its size then. OSError if it cannot be."""
+        store = paths.overlay_cow
+        wanted_bytes = status.used_bytes + AHEAD_BYTES + AHEAD_BYTES // 4
+        limit_bytes = dm.store_limit_bytes(status.disk_bytes)
+        stored_bytes = store.stat().st_size  # more than the device has if a daemon ended in between
+        wanted_bytes = max(stored_bytes, min(-(-wanted_bytes // MIB) * MIB, limit_bytes))
+        if wanted_bytes <= status.size_bytes:
+            return status.size_bytes
+        if wanted_bytes > stored_bytes:
+            await asyncio.to_thread(_grow, store, wanted_bytes)
+        adopted = await self._host.adopt_growth(SnapshotKey.of(paths), store)
+        return wanted_bytes if adopted else status.size_bytes
+
+
+def _why(error: OSError | BangerError) -> str:
+    if isinstance(error, BangerError):
+        return error.what
+    return "the host's disk is full" if error.errno in fs.FULL else error.strerror or str(error)
 
 
 def _set_room_aside(store: Path, disk_bytes: int) -> None:
@@ -205,48 +196,3 @@ def _grow(store: Path, size_bytes: int) -> None:
 def _give_back(store: Path, used_bytes: int) -> None:
     if store.exists() and store.stat().st_size > used_bytes + _SLACK_BYTES:
         os.truncate(store, used_bytes + _SLACK_BYTES)
-
-
-async def _tend_one(paths: VmPaths, status: dm.SnapshotStatus) -> StoreFill:
-    vm_id = paths.state.name
-    if status.broken:
-        return StoreFill(vm_id, 0, 0, f"its root disk is lost ({status.broken})")
-    used_bytes, size_bytes = status.used_bytes, status.size_bytes
-    trouble = ""
-    try:
-        if size_bytes - used_bytes < AHEAD_BYTES:
-            mapping = await dm.find(_Names(paths).disk)
-            if mapping is not None:
-                wanted_bytes = used_bytes + AHEAD_BYTES + AHEAD_BYTES // 4
-                size_bytes = await asyncio.to_thread(
-                    _make_room, paths, mapping, size_bytes, wanted_bytes
-                )
-    except OSError as error:
-        if size_bytes - used_bytes < AHEAD_BYTES // 2:
-            full = "the host's disk is full" if error.errno in fs.FULL else error.strerror
-            trouble = (
-                f"the store of its root disk cannot grow beyond {format_size(size_bytes)}: {full}"
-            )
-    return StoreFill(vm_id, used_bytes, size_bytes, trouble)
-
-
-def _make_room(paths: VmPaths, mapping: dm.Mapping, size_bytes: int, wanted_bytes: int) -> int:
-    """Make the store ``wanted_bytes`` large, but no larger than its disk can ever need; its size then. OSError if it cannot be."""
-    store = paths.overlay_cow
-    descriptor = os.open(store, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        backing = Backing.of(descriptor)
-    finally:
-        os.close(descriptor)
-    limit_bytes = dm.store_limit_bytes(dm.size_bytes(mapping))
-    stored_bytes = store.stat().st_size  # more than the device has if a daemon ended in between
-    wanted_bytes = max(stored_bytes, min(-(-wanted_bytes // MIB) * MIB, limit_bytes))
-    if wanted_bytes <= size_bytes:
-        return size_bytes
-    if wanted_bytes > stored_bytes:
-        _grow(store, wanted_bytes)
-    for device in dm.below(mapping):
-        if device.name.startswith("loop") and loop.backing_of(device) == backing:
-            loop.adopt_size(device, backing)
-            return wanted_bytes
-    return size_bytes

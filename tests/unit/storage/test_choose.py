@@ -13,6 +13,7 @@ QEMU = ("qemu", (DiskFormat.QCOW2, DiskFormat.RAW))
 FIRECRACKER = ("firecracker", (DiskFormat.RAW,))
 YES = Answer(ok=True)
 NO_SHARING = Answer(ok=False, why="ext4 cannot share blocks", hint="sudo banger setup storage")
+HELPER = Answer(ok=True, found="banger-helper")
 NO_DM = Answer(ok=False, why="it needs root", hint="run it as root")
 
 
@@ -28,6 +29,12 @@ def facts(*, reflink=NO_SHARING, dm=NO_DM):
         (FIRECRACKER, facts(reflink=YES, dm=YES), "reflink", "shares blocks"),
         (FIRECRACKER, facts(reflink=YES), "reflink", "shares blocks"),
         (FIRECRACKER, facts(dm=YES), "dm-snapshot", "cannot share blocks"),
+        (
+            FIRECRACKER,
+            facts(dm=HELPER),
+            "dm-snapshot",
+            "the device mapper can, through banger-helper",
+        ),
         (FIRECRACKER, facts(), "copy", "no dm-snapshot: it needs root"),
     ],
 )
@@ -52,6 +59,10 @@ def test_auto_takes_the_best_and_says_why(vmm, host, driver, why):
 def test_a_configured_driver_that_can_work_is_taken(wanted, vmm, host):
     choice = choose(wanted, *vmm, host)
     assert (choice.driver, choice.why) == (wanted, "configured")
+
+
+def test_a_configured_dm_snapshot_says_who_makes_it():
+    assert choose("dm-snapshot", *QEMU, facts(dm=HELPER)).why == "configured, through banger-helper"
 
 
 def test_reflink_where_blocks_cannot_be_shared_names_the_command_that_mends_it():

@@ -184,3 +184,34 @@ async def test_an_image_path_with_blanks_and_commas_works(tmp_path, paths):
     storage, boot = DiskStorage(), toy_image(tmp_path / "an, image")
     await storage.create(boot, toy_spec(), paths, StorageDriver.QCOW2)
     await storage.check(boot, toy_spec(), paths)
+
+
+async def test_an_overlay_that_asks_for_data_of_another_file_is_neither_flattened_nor_started(
+    boot, paths, tmp_path
+):
+    """A VMM that a guest had taken over could write such a header: with it qemu-img would read any file of the user's."""
+    storage = DiskStorage()
+    await storage.create(boot, toy_spec(), paths, StorageDriver.QCOW2)
+    with paths.overlay.open("r+b") as file:
+        file.seek(79)
+        file.write(b"\x04")  # incompatible feature: external data file
+    for work in (
+        storage.flatten(boot, toy_spec(), paths, tmp_path / "flat"),
+        storage.check(boot, toy_spec(), paths),
+    ):
+        with pytest.raises(HostLacksError, match="not this VM's disk") as raised:
+            await work
+        assert "data in another file" in raised.value.detail
+    assert not (tmp_path / "flat").exists()
+
+
+async def test_a_flattened_disk_has_what_the_vm_wrote(boot, paths, tmp_path):
+    storage = DiskStorage()
+    await storage.create(boot, toy_spec(disk_bytes=80 * MIB), paths, StorageDriver.QCOW2)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 70M 1M", paths.overlay], check=True, capture_output=True)  # fmt: skip
+    await storage.flatten(boot, toy_spec(disk_bytes=80 * MIB), paths, tmp_path / "flat")
+    flat = (tmp_path / "flat").read_bytes()
+    assert flat[70 * MIB : 71 * MIB] == b"\x07" * MIB
+    assert flat[: 64 * MIB] == boot.rootfs.read_bytes()
+    boot.rootfs.unlink()  # it needs no other file
+    assert fs.allocated_bytes(tmp_path / "flat") > MIB

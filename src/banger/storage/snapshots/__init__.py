@@ -1,0 +1,1 @@
+"""Block devices for root disks that are snapshots: one port, two ways to them."""
