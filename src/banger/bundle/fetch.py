@@ -1,6 +1,7 @@
 """Get a bundle to its place: from the manifest's URLs, an archive, or a directory; verified first, switched to at once.
 
-On any failure what was current stays so, and nothing but a download's first part is left. On a full disk not even that.
+On any failure what was current stays so, unless the new version is that already, and nothing but a download's first part is left. On a
+full disk not even that. Trace points: ``runtime.fetch.<step>.before`` and ``.after``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from banger.bundle.check import BundleState
 from banger.bundle.manifest import Manifest
 from banger.bundle.places import Root
 from banger.bundle.report import Reporter, host_errors, is_full, no_space
-from banger.host import fs
+from banger.host import faults, fs
 from banger.host.tars import ArchiveError
 from banger.model.clock import Deadline
 from banger.model.errors import HostLacksError, NotFoundError, RefusedError
@@ -57,29 +58,63 @@ def fetch(root: Root, wish: Wish, reporter: Reporter) -> bool:
     ):
         old = check.look(root)
         same = old.manifest is not None and old.manifest.identity() == manifest.identity()
-        if same and old.state == "ok" and not wish.force:
-            return False
         part = root.downloads / f"{manifest.sha256}.part"
+        if same and old.state == "ok" and not wish.force:
+            place.forget_download(root, part)  # its fetch was killed when all was done but this
+            return False
         _check_space(root, wish, part)
-        with place.staging(root) as made:
-            if wish.source is not None and wish.source.is_dir():
-                unpack.from_directory(wish.source, manifest, made, _Stage(reporter, "copy").advance)
-            else:
-                with _archive(root, wish, part, deadline, reporter) as archive:
-                    advance = _Stage(reporter, "unpack").advance
-                    unpack.from_archive(archive, manifest, made, advance)
-            version = place.finish(root, made, manifest)
-        reporter.done("unpack", f"{len(manifest.files)} files verified")
-        place.switch(root, version, keep_old=old.state == "ok" and not same)
+        with _full_disk_keeps_no_part(root):
+            version = _make(root, wish, part, deadline, reporter)
+            with _step("switch"):
+                place.switch(root, version, keep_old=old.state == "ok" and not same)
         reporter.done("place", str(version))
-        place.prune(root)
-        fs.remove_tree(root.downloads)
+        with _step("prune"):
+            place.prune(root)
+        with _step("clear"):
+            fs.remove_tree(root.downloads)
         return True
+
+
+def _make(root: Root, wish: Wish, part: Path, deadline: Deadline, reporter: Reporter) -> Path:
+    """The wanted version, complete and verified."""
+    manifest = wish.manifest
+    with place.staging(root) as made:
+        if wish.source is not None and wish.source.is_dir():
+            with _step("unpack"):
+                advance = _Stage(reporter, "copy").advance
+                unpack.from_directory(wish.source, manifest, made, advance)
+        else:
+            with _archive(root, wish, part, deadline, reporter) as archive, _step("unpack"):
+                advance = _Stage(reporter, "unpack").advance
+                unpack.from_archive(archive, manifest, made, advance)
+        with _step("seal"):
+            version = place.finish(root, made, manifest)
+    reporter.done("unpack", f"{len(manifest.files)} files verified")
+    return version
+
+
+@contextmanager
+def _step(name: str) -> Iterator[None]:
+    """A step of a fetch, between its trace points."""
+    faults.blocking_point(f"runtime.fetch.{name}.before")
+    yield
+    faults.blocking_point(f"runtime.fetch.{name}.after")
+
+
+@contextmanager
+def _full_disk_keeps_no_part(root: Root) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):  # others need the space as well
+            fs.remove_tree(root.downloads)
+        raise
 
 
 def install(placed: BundleState, target: Root, reporter: Reporter) -> bool:
     """Make the bundle that is ``placed`` somewhere, and whole, the current one of another root; False if it was already."""
-    assert placed.manifest is not None  # noqa: S101  it is whole
+    if placed.manifest is None:
+        raise RuntimeError("only a bundle that is whole is installed")
     wish = Wish(placed.manifest, placed.version_dir, command="banger runtime install")
     return fetch(target, wish, reporter)
 
@@ -168,22 +203,22 @@ def _archive(
             _verify(archive, wish)
             yield archive
         return
-    from banger.bundle.download import Wanted, download  # noqa: PLC0415  urllib is only for this
+    from banger.host.download import Wanted, download  # noqa: PLC0415  urllib is only for this
 
     manifest = wish.manifest
     place.make_public_dir(root.downloads)
-    wanted = Wanted(manifest.urls, manifest.size_bytes, manifest.sha256)
+    wanted = Wanted(
+        manifest.urls, manifest.size_bytes, manifest.sha256, "the runtime bundle",
+        hint="do it again, or use a copy: banger runtime fetch --from FILE",
+    )  # fmt: skip
     try:
-        download(wanted, part, deadline, reporter)
+        with _step("download"):
+            download(wanted, part, deadline, reporter)
         reporter.done("download", format_size(manifest.size_bytes))
         with part.open("rb") as archive:
             yield archive
     except ArchiveError:
         fs.remove_tree(root.downloads)  # the next try would get the same
-        raise
-    except OSError as error:
-        if is_full(error):  # others need the space as well
-            fs.remove_tree(root.downloads)
         raise
 
 

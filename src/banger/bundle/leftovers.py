@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from banger.bundle.place import writing
+from banger.bundle.place import forget_download, writing
 from banger.bundle.places import Root
 from banger.bundle.report import Reporter
 from banger.host import fs
@@ -22,5 +22,4 @@ def find(root: Root) -> list[Leftover]:
 def remove(root: Root, path: Path, reporter: Reporter) -> None:
     """Remove one of them; idempotent. RefusedError while another banger is fetching, OSError."""
     with writing(root, reporter, _WAIT_S):
-        for file in (path, path.with_name(f"{path.name}.etag")):
-            file.unlink(missing_ok=True)
+        forget_download(root, path)

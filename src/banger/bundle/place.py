@@ -2,7 +2,7 @@
 
 A switch is one rename of ``current``. What is to be ``current`` is first written as ``.current.new``, then ``previous`` is set to the
 version that goes, then the rename: killed anywhere, `recover` knows which of both it was. A version directory is complete
-before it gets its name, and is never changed afterwards.
+before it gets its name, and is never changed afterwards. Trace points: ``runtime.switch.announced``, ``.kept``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from banger.bundle.manifest import FILE_NAME, Manifest, to_toml
 from banger.bundle.places import Root
 from banger.bundle.report import Reporter
-from banger.host import fs
+from banger.host import faults, fs
 from banger.host.locks import FileLock
 from banger.model.clock import Deadline
 from banger.model.errors import RefusedError
@@ -29,7 +29,8 @@ _AGAIN_S: Final = 0.1
 
 @contextmanager
 def writing(root: Root, reporter: Reporter, wait_s: float) -> Iterator[None]:
-    """Be the one writer of ``root``, which is made if it is missing; what a killed one left is put right first.
+    """Be the one writer of ``root``, which is made if it is missing; what a killed one left is put right first, and what this one leaves
+    that fails, at once.
 
     Waits up to ``wait_s`` for another one; then RefusedError.
     """
@@ -51,6 +52,10 @@ def writing(root: Root, reporter: Reporter, wait_s: float) -> Iterator[None]:
     try:
         recover(root)
         yield
+    except BaseException:
+        with suppress(OSError):  # the first error is told, and the next writer tries again
+            recover(root)
+        raise
     finally:
         lock.release()
 
@@ -68,16 +73,14 @@ def make_public_dir(path: Path) -> None:
 
 
 def recover(root: Root) -> None:
-    """Finish or forget the switch that a killed writer was in, and remove what it was making."""
+    """Finish or forget the switch that a writer was in, and remove what it was making, or made and did not come to switch to."""
     previous, coming = root.target(root.previous), root.target(root.coming)
     cut = previous is not None and previous == root.target(root.current)
     if cut and coming is not None and coming.is_dir():  # only the rename was missing
         root.coming.replace(root.current)
     for link in (root.coming, _new(root.previous)):
         link.unlink(missing_ok=True)
-    if root.versions.is_dir():
-        for path in root.versions.glob(f"{_STAGING}*"):
-            fs.remove_tree(path)
+    prune(root)
 
 
 @contextmanager
@@ -109,9 +112,11 @@ def switch(root: Root, version: Path, *, keep_old: bool) -> None:
     """Make ``version`` current. ``keep_old``: the one that goes becomes the previous one."""
     old = root.target(root.current)
     _link(root.coming, version)
+    faults.blocking_point("runtime.switch.announced")
     if keep_old and old is not None:
         _link(_new(root.previous), old)
         _new(root.previous).replace(root.previous)
+    faults.blocking_point("runtime.switch.kept")
     root.coming.replace(root.current)
     _sync(root.path)
 
@@ -119,9 +124,18 @@ def switch(root: Root, version: Path, *, keep_old: bool) -> None:
 def prune(root: Root) -> None:
     """Remove all versions but the current and the previous one."""
     kept = {root.target(root.current), root.target(root.previous)}
-    for path in root.versions.iterdir():
+    for path in root.versions.iterdir() if root.versions.is_dir() else ():
         if path not in kept:
             fs.remove_tree(path)
+
+
+def forget_download(root: Root, part: Path) -> None:
+    """Remove what is there of an archive's download; idempotent. Those of others stay, for who goes on with them."""
+    for path in (part, part.with_name(f"{part.name}.etag")):
+        path.unlink(missing_ok=True)
+    fs.sweep_temporaries(root.downloads, 0.0)
+    with suppress(OSError):  # it is not empty, or not there
+        root.downloads.rmdir()
 
 
 def _new(link: Path) -> Path:

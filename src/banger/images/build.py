@@ -14,42 +14,42 @@ import asyncio
 import hashlib
 import json
 import platform
-import shlex
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
-from banger.host.exec import find_program, run
+from banger.host.exec import find_program
 from banger.host.threads import in_thread
 from banger.images.boot_files import VMLINUZ, Kernel, Known, place_kernel
-from banger.images.ext4 import make_ext4, unpack
+from banger.images.command import Command
+from banger.images.customize import write_payload
+from banger.images.distributions import Distribution, distribution
+from banger.images.ext4 import EPOCH_S, TOOL_S, ext4_commands, run_ext4, unpack_command
+from banger.images.home import JOURNAL_MIB, complete, fingerprint
 from banger.images.initramfs import make_initramfs
-from banger.images.pack import payload_files, payload_tar
+from banger.images.inventory import write_sbom
+from banger.images.job import Job
+from banger.images.pack import EXECUTABLE, payload_files
 from banger.images.recipe import LoadedRecipe
 from banger.images.resources import payload_dir
 from banger.images.roottar import RootParts, read_parts
-from banger.images.sandbox import check_sandbox, remove_mapped, sandboxed
+from banger.images.sandbox import check_sandbox, remove_mapped
 from banger.images.seal import seal_file, write_manifest
+from banger.images.tools import add_tools
 from banger.model import clock
 from banger.model.errors import HostLacksError
-from banger.model.manifest import ImageManifest, Service
+from banger.model.manifest import BUILT, PAYLOAD, HistoryEntry, ImageManifest, Service
 from banger.model.units import GIB, format_size
 
 Progress = Callable[[str, str], Awaitable[None] | None]
-BUILDER = 2  # to be raised when the same inputs would give other bytes
-EPOCH_S = 1767225600  # 2026-01-01: every time stamp in an image
+BUILDER = 3  # to be raised when the same inputs would give other bytes
 SPACE_BYTES = 3 * GIB
 ROOT_JOURNAL_MIB = (
     64  # ext4 cannot be grown online over a small one: a resize needs a quarter of it
 )
-WORK_JOURNAL_MIB = 16
-_BOOTSTRAP_S = 3600.0
 _TICK_S = 0.5
 FILES = ("rootfs.img", "work-seed.img", "vmlinux", "vmlinuz", "initramfs.img")
 _TOOLS = (
-    ("mmdebstrap", "mmdebstrap"),
     ("tar", "tar"),
     ("mke2fs", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
@@ -57,15 +57,21 @@ _TOOLS = (
 _EXCLUDED = ("./dev/*", "./boot/vmlinuz-*", "./boot/initrd.img*")
 
 
+def mirrors_of(loaded: LoadedRecipe, mirror: str | None) -> tuple[str, ...]:
+    """Where packages come from: the recipe's mirrors before the configuration's ``mirror``; nowhere is the tools' default."""
+    return loaded.mirrors or ((mirror,) if mirror else ())
+
+
 def inputs_digest(loaded: LoadedRecipe, mirror: str | None, agent: Path | None = None) -> str:
     """SHA-256 over all that an image is made from, as far as banger controls it (not the mirror's content)."""
-    init = (payload_dir() / "init").read_bytes()
-    files = {**payload_files(loaded, agent), "init": init}
+    boot = {name: (payload_dir() / name).read_bytes() for name in ("init", "flatten.sh")}
+    files = {**payload_files(loaded, agent), **boot}
     known = {
         "builder": BUILDER,
         "epoch": EPOCH_S,
-        "mirror": mirror,
-        "recipe": msgspec.to_builtins(loaded),
+        "mirrors": mirrors_of(loaded, mirror),
+        "recipe": loaded.fingerprint(),
+        "seed": fingerprint(),
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
@@ -74,7 +80,7 @@ def inputs_digest(loaded: LoadedRecipe, mirror: str | None, agent: Path | None =
 @dataclass(slots=True)
 class Build:
     """One run in the empty directory ``work``; ``log`` collects what the tools say, ``agent`` replaces the agent's package,
-    ``ref`` is how the recipe was called.
+    ``ref`` is how the recipe was called, ``downloads`` where fetched archives are kept.
     """
 
     loaded: LoadedRecipe
@@ -86,41 +92,67 @@ class Build:
     agent: Path | None = None
     ref: str = ""
     known_kernels: Known = field(default_factory=dict)
+    downloads: Path | None = None
+    tools: Path = Path("/nonexistent")
+
+    @property
+    def tree(self) -> Path:
+        """The root file system, unpacked."""
+        return self.work / "tree"
+
+    @property
+    def job(self) -> Job:
+        """What the distribution is told."""
+        mirrors = mirrors_of(self.loaded, self.mirror)
+        return Job(self.loaded, self.work, mirrors, EPOCH_S, self.downloads)
+
+    @property
+    def unpacking(self) -> Command:
+        """What unpacks the root."""
+        return unpack_command(self.job.tar, self.tree, exclude=_EXCLUDED)
+
+    @property
+    def root_commands(self) -> tuple[Command, Command]:
+        """What makes the root's file system."""
+        image = self.work / "rootfs.img"
+        return ext4_commands(
+            self.tree, image, "banger-root", epoch_s=EPOCH_S, journal_mib=ROOT_JOURNAL_MIB
+        )
+
+    @property
+    def seed_commands(self) -> tuple[Command, Command]:
+        """What makes the work seed."""
+        image = self.work / "work-seed.img"
+        return ext4_commands(
+            self.tree / "root", image, "banger-work", epoch_s=EPOCH_S, journal_mib=JOURNAL_MIB
+        )
 
     async def run(self) -> ImageManifest:
         """Make all files and the manifest in ``work``."""
-        await check_host()
+        await check_host(self.distribution)
         tar = self.work / "root.tar"
         chosen = f"{len(self.loaded.packages)} packages and what they need"
-        await self._say("packages", chosen)
-        await self._bootstrap(tar)
+        await self._bootstrap(chosen)
         await self._say("packages", chosen)
         await self._say("rootfs", "unpack")
-        parts = await asyncio.to_thread(read_parts, tar, self.loaded.recipe.kernel_modules)
-        tree = self.work / "tree"
-        tree.mkdir()
-        await unpack(tar, tree, exclude=_EXCLUDED)
+        parts = await asyncio.to_thread(
+            read_parts, tar, self.loaded.recipe.kernel_modules, self.distribution
+        )
+        self.tree.mkdir()
+        await self.unpacking.run(timeout_s=TOOL_S)
         tar.unlink()
         await self._say("rootfs", f"{format_size(self.loaded.disk_bytes)}, ext4")
-        await make_ext4(
-            tree,
-            self.work / "rootfs.img",
-            self.loaded.disk_bytes,
-            "banger-root",
-            epoch_s=EPOCH_S,
-            journal_mib=ROOT_JOURNAL_MIB,
-        )
+        rootfs, seed = self.work / "rootfs.img", self.work / "work-seed.img"
+        await run_ext4(self.root_commands, rootfs, self.loaded.disk_bytes, EPOCH_S)
         await self._say("kernel", parts.release)
         kernel = await in_thread(self._write_kernel, parts)
         await self._say("kernel", f"{parts.release}, {kernel.how}")
         await self._say("initramfs", f"{len(parts.modules)} modules")
         await in_thread(self._write_initramfs, parts)
         await self._say("seed", format_size(self.loaded.work_seed_bytes))
-        await make_ext4(
-            tree / "root", self.work / "work-seed.img", self.loaded.work_seed_bytes, "banger-work",
-            epoch_s=EPOCH_S, journal_mib=WORK_JOURNAL_MIB,
-        )  # fmt: skip
-        await remove_mapped(tree)
+        await run_ext4(self.seed_commands, seed, self.loaded.work_seed_bytes, EPOCH_S)
+        await complete(seed)
+        await remove_mapped(self.tree)
         await self._say("seal", "digests")
         return await in_thread(self._seal, parts, kernel)
 
@@ -129,17 +161,12 @@ class Build:
         if outcome is not None:
             await outcome
 
-    async def _bootstrap(self, tar: Path) -> None:
-        payload, scratch = self.work / "payload.tar", self.work / "tmp"
-        payload.write_bytes(payload_tar(payload_files(self.loaded, self.agent), EPOCH_S))
-        recipe = self.loaded.recipe
-        argv = [
-            find_program("mmdebstrap", package="mmdebstrap"), "--mode=root", "--variant=minbase",
-            f"--architectures={recipe.architecture}", f"--include={','.join(self.loaded.packages)}",
-            f"--customize-hook=tar-in {shlex.quote(str(payload))} /",
-            '--customize-hook=chroot "$1" /bin/sh /usr/lib/banger/finish.sh',
-            recipe.release, str(tar), *([self.mirror] if self.mirror else []),
-        ]  # fmt: skip
+    async def _bootstrap(self, chosen: str) -> None:
+        job = self.job
+        files = payload_files(self.loaded, self.agent)
+        await in_thread(_write_payload, job, files)
+        await self._add_tools(job)
+        await self._say("packages", chosen)
         last = ""
 
         def note(line: str) -> None:
@@ -158,13 +185,26 @@ class Build:
 
         ticker = asyncio.create_task(tick())
         try:
-            scratch.mkdir()
-            env = {"SOURCE_DATE_EPOCH": str(EPOCH_S), "TMPDIR": str(scratch)}
-            await run(sandboxed(argv), timeout_s=_BOOTSTRAP_S, env=env, on_line=note)
+            job.scratch.mkdir()
+            await self.distribution.make(job, note)
         finally:
             ticker.cancel()
-            payload.unlink(missing_ok=True)
-        await remove_mapped(scratch)
+            job.payload.unlink(missing_ok=True)
+        await remove_mapped(job.scratch)
+
+    async def _add_tools(self, job: Job) -> None:
+        """The recipe's tools into the payload."""
+        tools = self.loaded.recipe.tools
+        if tools:
+            said = ", ".join(f"{tool.name} {tool.version}" for tool in tools)
+            await self._say("tools", said)
+            await add_tools(tools, self.tools, self.work / "npm", job.payload, EPOCH_S)
+            await self._say("tools", said)
+
+    @property
+    def distribution(self) -> Distribution:
+        """What makes the root."""
+        return distribution(self.loaded.recipe.distribution)
 
     def _write_kernel(self, parts: RootParts) -> Kernel:
         (self.work / VMLINUZ).write_bytes(parts.vmlinuz)
@@ -191,22 +231,31 @@ class Build:
             kernel_release=parts.release,
             cmdline=recipe.cmdline,
             files=files,
-            services=tuple(Service(service.name, service.port) for service in recipe.services),
-            packages=parts.packages,
+            services=tuple(Service(one.name, one.port, one.path) for one in recipe.services),
+            packages={package.name: package.version for package in parts.packages},
             recipe=self.ref,
             kernel_digest=kernel.digest,
             pvh=kernel.facts.pvh,
+            payload=PAYLOAD,
+            seed=fingerprint(),
+            history=(HistoryEntry(clock.now(), BUILT),),
         )
-        return write_manifest(self.work, manifest)
+        sealed = write_manifest(self.work, manifest)
+        write_sbom(self.work, sealed, parts.packages)
+        return sealed
 
 
-async def check_host() -> None:
-    """HostLacksError if something that a build needs is missing, with the command that mends it."""
+def _write_payload(job: Job, files: dict[str, bytes]) -> None:
+    write_payload(job.payload, files, job.loaded, executable=EXECUTABLE, epoch_s=job.epoch_s)
+
+
+async def check_host(wanted: Distribution) -> None:
+    """HostLacksError if something that a build of this distribution needs is missing, with the command that mends it."""
     if platform.machine() != "x86_64":
         raise HostLacksError(
             f"images can only be built for x86_64 yet, not {platform.machine()}",
             hint="banger image list",
         )
-    for name, package in _TOOLS:
+    for name, package in (*wanted.tools, *_TOOLS):
         find_program(name, package=package)
     await check_sandbox()

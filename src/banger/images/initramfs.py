@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from banger.images.cpio import Cpio
 from banger.images.modules import plain_name
+from banger.images.resources import payload_dir
 
-_APPLETS = "sh mount insmod ip date cat rm mkdir tar switch_root usleep echo ls".split()
+_APPLETS = "sh mount insmod ip date cat rm mkdir rmdir mv tar switch_root usleep echo ls".split()
 _DIRECTORIES = ("bin", "dev", "proc", "sys", "newroot", "modules")
 
 
@@ -28,5 +29,6 @@ def make_initramfs(busybox: bytes, modules: Mapping[str, bytes], init: bytes) ->
         names.append(plain_name(path))
         cpio.file(f"modules/{names[-1]}", data)
     cpio.file("modules/order", "".join(f"{name}\n" for name in names).encode())
+    cpio.file("flatten.sh", (payload_dir() / "flatten.sh").read_bytes())
     cpio.file("init", init, 0o755)
     return cpio.finish()

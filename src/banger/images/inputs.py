@@ -22,6 +22,7 @@ from banger.model.units import format_size
 
 MAX_INITRAMFS_BYTES = 512 << 20
 _RESERVE_BYTES = 32 << 20
+_DONE = {"register": "registered", "promote": "promoted"}
 _NEWC = (b"070701", b"070702")  # buffer-format of Documentation/driver-api/early-userspace
 
 
@@ -45,8 +46,8 @@ def needed_bytes(wish: Registration, directory: Path) -> int:
 
 
 @contextmanager
-def clear_errors(directory: Path) -> Iterator[None]:
-    """What the kernel or a tool says while an image is made in ``directory``, told plainly."""
+def clear_errors(directory: Path, verb: str = "register") -> Iterator[None]:
+    """What the kernel or a tool says while an image is made in ``directory``, told plainly; ``verb`` says how it is made."""
     try:
         yield
     except (OSError, CommandFailedError) as error:
@@ -54,19 +55,19 @@ def clear_errors(directory: Path) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno in fs.FULL
         if full or any(os.strerror(number) in said for number in fs.FULL):
             raise HostLacksError(
-                f"no space to register an image in {directory}",
+                f"no space to {verb} an image in {directory}",
                 detail=said.strip(),
                 hint=f"free some, or set BANGER_STATE_DIR to another disk; see: df -h {directory}",
             ) from error
         raise HostLacksError(
-            f"the image could not be registered in {directory}",
+            f"the image could not be {_DONE[verb]} in {directory}",
             detail=said.strip(),
             hint=f"ls -ld {directory}",
         ) from error
 
 
 def _head(path: Path, option: str) -> bytes:
-    """The first `HEAD_BYTES` of ``path``; empty for a directory, which only modules may be."""
+    """The first `HEAD_BYTES` of ``path``; empty for a directory, which only modules and an OCI layout may be."""
     what = f"{option} {path}"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -84,7 +85,7 @@ def _head(path: Path, option: str) -> bytes:
         ) from error
     try:
         found = os.fstat(descriptor)
-        if stat.S_ISDIR(found.st_mode) and option == "modules":
+        if stat.S_ISDIR(found.st_mode) and option in {"modules", "rootfs"}:
             return b""
         if not stat.S_ISREG(found.st_mode):
             raise InvalidInputError(f"{what} is no regular file", hint="give a file")

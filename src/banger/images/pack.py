@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import io
-import json
-import tarfile
 import zipfile
 from pathlib import Path
 
+from banger.images.customize import customizing_files
+from banger.images.distributions import distribution
 from banger.images.recipe import LoadedRecipe
-from banger.images.resources import agent_dir, payload_dir
+from banger.images.resources import agent_dir
+from banger.images.tools import tool_files
+from banger.model.manifest import PAYLOAD, Service, services_json
 
-_EXECUTABLE = {"finish.sh", "banger-poweroff"}
+EXECUTABLE = frozenset(
+    {"finish.sh", "banger-poweroff", "opencode-server", "run", "1", "2", "3", "ctrlaltdel"}
+)
 _LIB = "usr/lib/banger"
+PAYLOAD_FILE = f"{_LIB}/payload"
+"""Says in the root file system which version of the payload it has (`banger.model.manifest.PAYLOAD`)."""
 
 
 def payload_files(recipe: LoadedRecipe, agent: Path | None = None) -> dict[str, bytes]:
     """Every file that the payload puts below the guest's root, by its path."""
-    base = payload_dir()
-    files = {
-        str(path.relative_to(base / "rootfs")): path.read_bytes()
-        for path in sorted((base / "rootfs").rglob("*"))
-        if path.is_file()
-    }
-    services = [{"name": service.name, "port": service.port} for service in recipe.recipe.services]
-    files["etc/banger/services.json"] = json.dumps(services).encode() + b"\n"
-    for name in ("finish.sh", "seal_agent.py"):
-        files[f"{_LIB}/{name}"] = (base / name).read_bytes()
+    files = distribution(recipe.recipe.distribution).payload()
+    files |= tool_files(recipe.recipe.tools, recipe.recipe.distribution)
+    services = [Service(table.name, table.port, table.path) for table in recipe.recipe.services]
+    files["etc/banger/services.json"] = services_json(services)
+    files |= customizing_files(recipe)
+    files[PAYLOAD_FILE] = f"{PAYLOAD}\n".encode()
     files[f"{_LIB}/agent.pyz"] = agent_zip(agent or agent_dir())
     return files
 
@@ -45,15 +47,3 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     info.external_attr = 0o644 << 16
     archive.writestr(info, data)
-
-
-def payload_tar(files: dict[str, bytes], epoch_s: int) -> bytes:
-    """``files`` as a tar of root's."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for name, data in sorted(files.items()):
-            info = tarfile.TarInfo(f"./{name}")
-            info.size, info.mtime = len(data), epoch_s
-            info.mode = 0o755 if name.rpartition("/")[2] in _EXECUTABLE else 0o644
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()

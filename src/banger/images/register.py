@@ -13,34 +13,39 @@ nobody changes, are shared everywhere.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from banger.host import fs
 from banger.host.threads import in_thread, stoppable
 from banger.images.boot_files import VMLINUX, VMLINUZ, Kernel, Known, place_kernel
-from banger.images.build import EPOCH_S, WORK_JOURNAL_MIB
 from banger.images.elf import read_elf
-from banger.images.ext4 import copy_out, make_ext4, read_file
+from banger.images.ext4 import read_file
+from banger.images.home import SEED_BYTES, fingerprint, make_seed
 from banger.images.initramfs import make_initramfs
 from banger.images.kernel import KernelFacts, has_text
 from banger.images.modules import Modules, read_modules
 from banger.images.recipe import load_recipe
 from banger.images.resources import payload_dir
 from banger.images.root_facts import read_system
-from banger.images.sandbox import check_sandbox, remove_mapped
 from banger.images.seal import seal_file, write_manifest
 from banger.model import clock
 from banger.model.errors import HostLacksError, InvalidInputError
-from banger.model.manifest import FileEntry, ImageManifest
+from banger.model.manifest import (
+    FROM_ROOT,
+    GIVEN,
+    REGISTERED,
+    FileEntry,
+    HistoryEntry,
+    ImageManifest,
+)
 from banger.model.registration import Registration
 from banger.model.spec import MIN_DISK_BYTES
-from banger.model.units import GIB, MIB, format_size
+from banger.model.units import MIB, format_size
 
 Progress = Callable[[str, str], Awaitable[None] | None]
 ROOTFS, SEED, INITRAMFS = "rootfs.img", "work-seed.img", "initramfs.img"
-SEED_BYTES = GIB
 DRIVERS = {"virtio_mmio": b"virtio-mmio", "virtio_blk": b"virtio_blk", "ext4": b"ext4"}
 """What banger's initramfs cannot do without, and the name by which the driver calls itself in a kernel that has it built in."""
 _ALSO = ("crc32c_generic",)  # ext4 asks for it by a name that only modprobe would resolve
@@ -50,7 +55,10 @@ _CMDLINE = "rw"
 
 @dataclass(slots=True)
 class Register:
-    """One run in the empty directory ``work``; ``base`` and ``base_dir`` are those of the image that ``wish`` names."""
+    """One run in the empty directory ``work``; ``base`` and ``base_dir`` are those of the image that ``wish`` names.
+
+    ``made`` are files that are there already: of a root that was given in another form than an ext4 with banger's agent.
+    """
 
     wish: Registration
     base: ImageManifest | None
@@ -58,6 +66,7 @@ class Register:
     known: Known
     work: Path
     progress: Progress
+    made: Collection[str] = ()
 
     async def run(self) -> ImageManifest:
         """Make all files and the manifest in ``work``."""
@@ -85,8 +94,31 @@ class Register:
             packages=system.packages,
             kernel_digest=kernel.digest,
             pvh=kernel.facts.pvh,
+            payload=system.payload,
+            seed=self._fingerprint(),
+            seed_of=self._seed_of(),
+            history=(HistoryEntry(clock.now(), REGISTERED, self.base.id if self.base else ""),),
         )
         return write_manifest(self.work, manifest)
+
+    def _fingerprint(self) -> str:
+        """A seed that was given is made ready when it is first used."""
+        if self.wish.work_seed is not None:
+            return ""
+        return fingerprint() if self.base is None or self._own_seed else self.base.seed
+
+    def _seed_of(self) -> str:
+        """Of another root file system the base image's seed could not be made again."""
+        if self.wish.work_seed is not None:
+            return GIVEN
+        if self.base is None or self._own_seed:
+            return FROM_ROOT
+        return GIVEN if self.wish.rootfs is not None else self.base.seed_of
+
+    @property
+    def _own_seed(self) -> bool:
+        """Whether the seed is made out of the root's own /root."""
+        return SEED in self.made or self.wish.boot_only
 
     async def _say(self, stage: str, detail: str) -> None:
         outcome = self.progress(stage, detail)
@@ -164,7 +196,8 @@ class Register:
 
     async def _busybox(self) -> bytes:
         """The static busybox of the rootfs, else of the base image's: with it banger's initramfs is made."""
-        roots = [self.wish.rootfs, self.base_dir / ROOTFS if self.base_dir is not None else None]
+        own = self.work / ROOTFS if ROOTFS in self.made else self.wish.rootfs
+        roots = [own, self.base_dir / ROOTFS if self.base_dir is not None else None]
         for root in roots:
             for path in _BUSYBOX if root is not None else ():
                 data = await read_file(root, path) if root is not None else None
@@ -178,6 +211,8 @@ class Register:
 
     async def _disk(self, stage: str, name: str, given: Path | None) -> FileEntry:
         """A file with a file system: as given, filled up to whole MiB, else the base image's."""
+        if name in self.made:
+            return await stoppable(seal_file, self.work / name)
         if given is not None:
             return await self._copy(stage, name, given, whole_mib=True)
         base, _ = self._needed_base()
@@ -185,17 +220,11 @@ class Register:
         return await self._share(name)
 
     async def _seed(self) -> FileEntry:
-        if self.wish.work_seed is not None or self.base is not None:
+        of_base = self.base is not None and not self.wish.boot_only
+        if SEED in self.made or self.wish.work_seed is not None or of_base:
             return await self._disk("seed", SEED, self.wish.work_seed)
         await self._say("seed", f"{format_size(SEED_BYTES)}, out of /root")
-        await check_sandbox()
-        tree = self.work / "tree"
-        await in_thread(tree.mkdir)
-        await copy_out(self.work / ROOTFS, "/root", tree)
-        await make_ext4(
-            tree / "root", self.work / SEED, SEED_BYTES, "banger-work", epoch_s=EPOCH_S, journal_mib=WORK_JOURNAL_MIB
-        )  # fmt: skip
-        await remove_mapped(tree)
+        await make_seed(self.work / ROOTFS, self.work / SEED, self.work / "tree")
         return await in_thread(seal_file, self.work / SEED)
 
     async def _copy(

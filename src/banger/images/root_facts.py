@@ -8,15 +8,23 @@ from pathlib import Path
 
 import msgspec
 
+from banger.api.malformed import NOT_JSON
+from banger.images.distributions import every
 from banger.images.ext4 import read_file
-from banger.images.roottar import parse_dpkg
+from banger.images.pack import PAYLOAD_FILE
+from banger.images.package import Package
 from banger.model.errors import InvalidInputError
-from banger.model.manifest import SERVICE_PATTERN, ImageManifest, Service
+from banger.model.manifest import (
+    HTTP_PATH_PATTERN,
+    PAYLOAD,
+    SERVICE_PATTERN,
+    ImageManifest,
+    Service,
+)
 
 AGENT = "/usr/lib/banger/agent.pyz"
 SERVICES = "/etc/banger/services.json"
 _OS_RELEASE = ("/usr/lib/os-release", "/etc/os-release")
-_DPKG = "/var/lib/dpkg/status"
 _FIELD = re.compile(r"""^(ID|VERSION_CODENAME|VERSION_ID)=["']?([a-z0-9][a-z0-9.+-]{0,62})["']?$""", re.MULTILINE)  # fmt: skip
 
 
@@ -28,6 +36,7 @@ class System:
     release: str
     services: tuple[Service, ...]
     packages: dict[str, str] = field(default_factory=dict)
+    payload: int = 1
 
 
 async def check_root(rootfs: Path) -> None:
@@ -48,7 +57,7 @@ async def read_system(
     if base is None:
         raise RuntimeError("there is a rootfs or a base image")
     own = base.services if services is None else services
-    return System(base.distribution, base.release, own, base.packages)
+    return System(base.distribution, base.release, own, base.packages, base.payload)
 
 
 async def _read(rootfs: Path, services: tuple[Service, ...] | None) -> System:
@@ -62,17 +71,36 @@ async def _read(rootfs: Path, services: tuple[Service, ...] | None) -> System:
         parse_services(await read_file(rootfs, SERVICES) or b"[]")
         if services is None
         else services,
-        parse_dpkg(await read_file(rootfs, _DPKG) or b""),
+        {package.name: package.version for package in await read_packages(rootfs)},
+        parse_payload(await read_file(rootfs, f"/{PAYLOAD_FILE}") or b""),
     )
+
+
+def parse_payload(text: bytes) -> int:
+    """The version of banger's files in a root file system; 1, which did not say it, for what says nothing that this banger knows."""
+    text = text.strip()
+    return min(int(text), PAYLOAD) if text.isdigit() and len(text) < 4 and int(text) else 1
+
+
+async def read_packages(rootfs: Path) -> list[Package]:
+    """What is installed in the root file system, by the first distribution whose database it has; nothing if it has none."""
+    for known in every():
+        found = {name: await read_file(rootfs, name.removeprefix(".")) for name in known.databases}
+        there = {name: data for name, data in found.items() if data is not None}
+        if there:
+            return known.packages(there)
+    return []
 
 
 def parse_services(text: bytes) -> tuple[Service, ...]:
     """The services that a root file system declares to its agent; InvalidInputError if that is malformed."""
     try:
         services = msgspec.json.decode(text, type=tuple[Service, ...])
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         raise InvalidInputError(f"{SERVICES} in the rootfs is malformed", detail=str(error), hint="name the services: --service NAME:PORT") from error  # fmt: skip
     for service in services:
-        if not re.fullmatch(SERVICE_PATTERN, service.name) or not 1 <= service.port <= 65535:
+        path_ok = not service.path or re.fullmatch(HTTP_PATH_PATTERN, service.path)
+        name_ok = re.fullmatch(SERVICE_PATTERN, service.name)
+        if not (path_ok and name_ok and 1 <= service.port <= 65535):
             raise InvalidInputError(f"{SERVICES} in the rootfs names an impossible service {service.name!r}", hint="name the services: --service NAME:PORT")  # fmt: skip
     return services

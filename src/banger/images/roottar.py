@@ -7,13 +7,14 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from banger.images.distributions import Distribution
 from banger.images.modules import plain_module, resolve_modules
+from banger.images.package import Package
 from banger.model.errors import HostLacksError
 
 _VMLINUZ = re.compile(r"\./boot/vmlinuz-(.+)")
 _MODULE = re.compile(r"\./(?:usr/)?lib/modules/([^/]+)/(.+)")
-_BUSYBOX = ("./usr/bin/busybox", "./bin/busybox")
-_DPKG = "./var/lib/dpkg/status"
+_BUSYBOX = ("./usr/bin/busybox.static", "./usr/bin/busybox", "./bin/busybox")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +26,20 @@ class RootParts:
     busybox: bytes
     modules: dict[str, bytes]
     module_order: list[str]
-    packages: dict[str, str]
+    packages: list[Package]
 
 
-def read_parts(path: Path, wanted_modules: list[str]) -> RootParts:
+def read_parts(path: Path, wanted_modules: list[str], wanted: Distribution) -> RootParts:
     """Read the tar twice: once for the small files, once for the modules that these turn out to need."""
     kernels: dict[str, bytes] = {}
     found: dict[str, bytes] = {}
     with tarfile.open(path) as archive:
         for member in archive:
             kernel = _VMLINUZ.fullmatch(member.name)
-            wanted = member.name in (*_BUSYBOX, _DPKG) or member.name.endswith(
+            small = member.name in (*_BUSYBOX, *wanted.databases) or member.name.endswith(
                 ("/modules.dep", "/modules.builtin")
             )
-            if member.isfile() and (kernel or wanted):
+            if member.isfile() and (kernel or small):
                 data = _content(archive, member)
                 if kernel:
                     kernels[kernel[1]] = data
@@ -67,7 +68,7 @@ def read_parts(path: Path, wanted_modules: list[str]) -> RootParts:
         busybox,
         _modules(path, release, order),
         order,
-        parse_dpkg(found.get(_DPKG, b"")),
+        wanted.packages(found),
     )
 
 
@@ -95,17 +96,3 @@ def _modules(path: Path, release: str, order: list[str]) -> dict[str, bytes]:
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = archive.extractfile(member)
     return file.read() if file else b""
-
-
-def parse_dpkg(status: bytes) -> dict[str, str]:
-    """Installed packages and their versions out of dpkg's status file."""
-    packages = {}
-    for block in status.decode(errors="replace").split("\n\n"):
-        fields = dict(
-            line.split(": ", 1)
-            for line in block.splitlines()
-            if ": " in line and not line.startswith(" ")
-        )
-        if fields.get("Status", "").endswith(" installed"):
-            packages[fields["Package"]] = fields["Version"]
-    return packages

@@ -21,6 +21,8 @@ from banger.model.clock import Deadline
 from banger.model.errors import BangerError, CommandFailedError, HostLacksError
 
 SUBORDINATE_IDS = 65536
+GUARD_MEMORY_BYTES = 4 << 30
+GUARD_CPU_S = 600
 _UTIL_LINUX = "util-linux"
 _TRY_S = 30.0
 _REMOVE_S = 300.0
@@ -40,6 +42,20 @@ def sandboxed(argv: Sequence[str]) -> list[str]:
         *(find_program("unshare", package=_UTIL_LINUX), *maps),
         *("--mount", "--ipc", "--uts", "--pid", "--fork", "--kill-child=KILL", "--", *argv),
     ]
+
+
+def guarded(argv: Sequence[str], *, file_bytes: int) -> list[str]:
+    """As `sandboxed`, for a tool that reads what a guest wrote: it has no network and no capability and can get none, and the kernel ends it
+    beyond `GUARD_MEMORY_BYTES` of memory, `GUARD_CPU_S` of computing or a file larger than ``file_bytes``.
+    """
+    bounds = [f"--as={GUARD_MEMORY_BYTES}", f"--cpu={GUARD_CPU_S}", f"--fsize={file_bytes}"]
+    strip = ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
+    inside = [
+        *(find_program("unshare", package=_UTIL_LINUX), "--net", "--"),
+        *(find_program("prlimit", package=_UTIL_LINUX), *bounds, "--core=0", "--"),
+        *(find_program("setpriv", package=_UTIL_LINUX), *strip, "--", *argv),
+    ]
+    return sandboxed(inside)
 
 
 async def check_sandbox() -> None:

@@ -15,7 +15,10 @@ from banger.model.ids import ID_LENGTH
 from banger.model.manifest import FileEntry, ImageManifest
 
 MANIFEST = "manifest.json"
-_NO_PART_OF_THE_ID = ("id", "created_at", "inputs_digest", "recipe", "kernel_digest", "pvh")
+_NO_PART_OF_THE_ID = (
+    *("id", "created_at", "inputs_digest", "recipe", "kernel_digest", "pvh"),
+    *("payload", "seed", "seed_of", "parent", "history", "version"),
+)
 
 
 def seal_file(path: Path, *, between: fs.Between = fs.go_on) -> FileEntry:
@@ -29,11 +32,13 @@ def seal_file(path: Path, *, between: fs.Between = fs.go_on) -> FileEntry:
 def image_id(manifest: ImageManifest) -> str:
     """12 hex digits of the SHA-256 over what the image is: its name and all that boots.
 
-    When and from what it was made is no part of it, nor what follows from its files.
+    When and from what it was made is no part of it, nor what follows from its files. An id is given once: a work seed that is renewed
+    later does not change it.
     """
     content = msgspec.to_builtins(manifest)
     known = {key: value for key, value in content.items() if key not in _NO_PART_OF_THE_ID}
-    earlier = dict.fromkeys(("id", "created_at", "inputs_digest"))
+    known["services"] = [{k: v for k, v in one.items() if v != ""} for one in known["services"]]
+    earlier = {**dict.fromkeys(("id", "created_at", "inputs_digest")), "version": 1}
     return hashlib.sha256(json.dumps({**known, **earlier}, sort_keys=True).encode()).hexdigest()[
         :ID_LENGTH
     ]
@@ -42,6 +47,11 @@ def image_id(manifest: ImageManifest) -> str:
 def write_manifest(directory: Path, manifest: ImageManifest) -> ImageManifest:
     """Give ``manifest`` its id and write it into ``directory``, which is an image from then on."""
     manifest = replace(manifest, id=image_id(manifest))
+    put_manifest(directory, manifest)
+    return manifest
+
+
+def put_manifest(directory: Path, manifest: ImageManifest) -> None:
+    """Write ``manifest`` as it is; a reader sees the one before or this one."""
     data = msgspec.json.format(msgspec.json.encode(manifest))
     fs.write_atomic(directory / MANIFEST, data, mode=0o644)
-    return manifest

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from banger.host import fs
@@ -13,6 +14,7 @@ from banger.host.threads import in_thread
 from banger.host.undo import UndoStack
 from banger.images.sandbox import remove_mapped
 from banger.images.seal import MANIFEST
+from banger.model.clock import Deadline
 from banger.model.errors import HostLacksError, RefusedError
 from banger.model.ids import is_id
 from banger.model.manifest import ImageManifest
@@ -20,6 +22,8 @@ from banger.model.units import format_size
 
 _PREFIX = ".build-"
 _UNDO_S = 330.0
+_PATIENCE_S = 2.0  # a work seed that is renewed is through by then
+_LOOK_S = 0.05
 
 
 class Workshop:
@@ -36,28 +40,49 @@ class Workshop:
     ) -> ImageManifest:
         """The image that ``fill`` makes in the empty directory it is given; if it fails or is cancelled, nothing is left.
 
-        ``placed`` is called when it is there, before another one can be made. RefusedError while another one is made; HostLacksError if fewer than ``needed_bytes`` are free.
+        ``placed`` is called when it is there, before another one can be made. RefusedError while another one is made; HostLacksError if
+        fewer than ``needed_bytes`` are free.
         """
-        fs.make_private_dir(self._dir)
-        lock = FileLock(self._dir / ".lock")
-        if not lock.acquire():
-            raise RefusedError("another image build is running", hint="banger op list")
-        try:
+        async with self.hold(_PATIENCE_S):
             await self._sweep()
             self._check_space(needed_bytes)
-            work = self._dir / f"{_PREFIX}{secrets.token_hex(4)}"
-            async with UndoStack() as undo:
-                work.mkdir(mode=0o700)
-                undo.push(
-                    "remove the unfinished image", lambda: remove_mapped(work), deadline_s=_UNDO_S
-                )
+            async with self._scratch() as (work, undo):
                 manifest = await fill(work)
                 await self._place(work, manifest)
                 undo.release()
             placed(manifest)
             return manifest
+
+    @asynccontextmanager
+    async def bench(self, wait_s: float) -> AsyncIterator[Path]:
+        """An empty directory beside the images, removed at the end, for work on one that is there; nobody else makes one meanwhile."""
+        async with self.hold(wait_s), self._scratch() as (work, _):
+            yield work
+
+    @asynccontextmanager
+    async def hold(self, wait_s: float) -> AsyncIterator[None]:
+        """Be the only one who makes or changes images here; RefusedError if somebody else still does after ``wait_s``."""
+        fs.make_private_dir(self._dir)
+        lock, deadline = FileLock(self._dir / ".lock"), Deadline.after(wait_s)
+        while not lock.acquire():
+            if deadline.passed:
+                raise RefusedError("another image build is running", hint="banger op list")
+            await asyncio.sleep(_LOOK_S)  # flock offers no wait with a deadline
+        try:
+            yield
         finally:
             lock.release()
+
+    @asynccontextmanager
+    async def _scratch(self) -> AsyncIterator[tuple[Path, UndoStack]]:
+        """A directory that is removed at the end unless the stack is released."""
+        work = self._dir / f"{_PREFIX}{secrets.token_hex(4)}"
+        async with UndoStack() as undo:
+            work.mkdir(mode=0o700)
+            undo.push(
+                "remove the unfinished image", lambda: remove_mapped(work), deadline_s=_UNDO_S
+            )
+            yield work, undo
 
     def _check_space(self, needed_bytes: int) -> None:
         free = fs.free_bytes(self._dir)
@@ -94,6 +119,10 @@ class Workshop:
             return [(path, _tree_bytes(path)) for path in sorted(paths)]
         finally:
             lock.release()
+
+    def half_deleted(self) -> list[str]:
+        """Ids of images whose deletion was interrupted, or is under way."""
+        return [path.name for path in self._unsealed()] if self._dir.is_dir() else []
 
     def _unsealed(self) -> list[Path]:
         """Images without a manifest: their deletion was interrupted."""

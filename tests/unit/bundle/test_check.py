@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -166,6 +166,7 @@ def test_a_manifest_that_is_missing_or_spoiled_is_damage(root, old, placed):
 
 def test_a_digest_is_computed_once_and_again_after_any_change(root, placed, monkeypatch):
     counted = []
+    check._known.clear()
     digest = check.hashlib.file_digest
     monkeypatch.setattr(check.hashlib, "file_digest", lambda *a: counted.append(1) or digest(*a))
     monkeypatch.setattr(check, "_SETTLED_S", -1.0)  # as if the files were old
@@ -184,9 +185,12 @@ def test_a_digest_is_computed_once_and_again_after_any_change(root, placed, monk
 def test_a_fresh_file_is_not_remembered_as_its_next_change_may_carry_the_same_time(
     root, placed, monkeypatch
 ):
+    made_s = [path.stat().st_ctime for path in placed.iterdir()]
+    now_s = min(made_s)
+    monkeypatch.setattr(check.clock, "now", lambda: datetime.fromtimestamp(now_s, UTC).isoformat())
+    check._known.clear()
     look(root)
     assert check._known == {}
-    later = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
-    monkeypatch.setattr(check.clock, "now", lambda: later)
+    now_s = max(made_s) + 2
     look(root)
     assert len(check._known) == 2

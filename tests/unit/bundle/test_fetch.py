@@ -22,6 +22,7 @@ from banger.host.tars import ArchiveError
 from banger.model.errors import HostLacksError, NotFoundError, RefusedError
 from tests.framework.bundles import Bundle, a_root, everything_below, program, sha256, tar
 from tests.framework.installation import wait_until
+from tests.framework.killed import killed_at
 
 QUIET = Silent()
 
@@ -301,36 +302,6 @@ def test_a_fetch_that_is_killed_lets_a_waiting_one_go_on_where_it_was(root, new,
     assert second.returncode == 0, err
     assert server.asked[1][1] == "bytes=50-"
     assert in_use(root) == "1.1.0"
-
-
-# What a program does to files raises these audit events (docs.python.org/3/library/audit_events.html). A child that ends at each of
-# them in turn is one that was killed between any two steps.
-STEPS = {"open", "os.rename", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate"}  # fmt: skip
-
-
-def killed_at(number, below, work):
-    """Do ``work`` in a child that gets SIGKILL at its ``number``th step on a file below the directory; whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        seen = 0
-
-        def hook(event, arguments):
-            nonlocal seen
-            if event in STEPS and any(str(below) in str(argument) for argument in arguments):
-                seen += 1
-                if seen == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        status = 1
-        try:
-            sys.addaudithook(hook)
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
 
 
 def each_kill(tmp_path, prepare, work):

@@ -262,14 +262,6 @@ async def test_too_little_space_is_said_before_anything_is_done(catalog, builds,
     lock.release()
 
 
-async def test_a_deleted_image_is_gone_and_deleting_again_is_no_error(catalog, builds):
-    made = await make(catalog)
-    await catalog.delete(made.id)
-    await catalog.delete(made.id)
-    assert catalog.list() == []
-    assert entries(catalog) == []
-
-
 async def test_a_damaged_manifest_hides_its_image(catalog, builds):
     made = await make(catalog)
     (catalog._dir / made.id / "manifest.json").write_text("{")

@@ -5,10 +5,12 @@ import subprocess
 import pytest
 
 from banger.images.cpio import Cpio
+from banger.images.debian import Debian, parse_dpkg
 from banger.images.initramfs import make_initramfs
 from banger.images.modules import resolve_modules
+from banger.images.package import Package
 from banger.images.resources import payload_dir
-from banger.images.roottar import parse_dpkg, read_parts
+from banger.images.roottar import read_parts
 from banger.model.errors import HostLacksError
 from tests.framework.toy_root import KERNEL, RELEASE, bz_image, lz4_legacy, root_tar
 
@@ -60,21 +62,21 @@ def test_a_module_that_the_kernel_lacks_is_an_error():
 
 
 def test_the_parts_come_out_of_the_tar(tmp_path):
-    parts = read_parts(root_tar(tmp_path / "root.tar"), ["b", "ext4"])
+    parts = read_parts(root_tar(tmp_path / "root.tar"), ["b", "ext4"], Debian())
     assert parts.release == RELEASE
     assert parts.vmlinuz == bz_image(lz4_legacy(KERNEL), len(KERNEL))
     assert parts.module_order == ["kernel/z.ko", "kernel/a.ko", "kernel/b.ko"]
     assert parts.modules["kernel/a.ko"] == b"a" * 9
-    assert parts.packages == {"bash": "5.2"}
+    assert parts.packages == [Package("bash", "5.2")]
 
 
 def test_two_kernels_are_refused(tmp_path):
     with pytest.raises(HostLacksError, match="2 kernels"):
-        read_parts(root_tar(tmp_path / "root.tar", kernels=("1", "2")), [])
+        read_parts(root_tar(tmp_path / "root.tar", kernels=("1", "2")), [], Debian())
 
 
 def test_packages_that_are_only_configured_do_not_count():
-    assert parse_dpkg(b"Package: a\nStatus: install ok unpacked\nVersion: 1\n") == {}
+    assert parse_dpkg(b"Package: a\nStatus: install ok unpacked\nVersion: 1\n") == []
 
 
 def test_the_initramfs_has_busybox_modules_in_order_and_init():

@@ -8,13 +8,14 @@ import sys
 import tarfile
 import zipfile
 
-from banger.images.pack import agent_zip, payload_files, payload_tar
+from banger.images.customize import write_payload
+from banger.images.pack import EXECUTABLE, agent_zip, payload_files
 from banger.images.recipe import load_recipe
 from banger.images.resources import agent_dir, config_dir, payload_dir
 
 
 def test_the_payload_has_settings_units_the_agent_and_the_services_of_the_recipe():
-    files = payload_files(load_recipe("debian"))
+    files = payload_files(load_recipe("debian-base"))
     assert json.loads(files["etc/banger/services.json"]) == [{"name": "ssh", "port": 22}]
     assert {
         "etc/ssh/sshd_config.d/50-banger.conf",
@@ -28,21 +29,26 @@ def test_the_payload_has_settings_units_the_agent_and_the_services_of_the_recipe
     assert "Restart=always" in files["etc/systemd/system/banger-agent.service"].decode()
 
 
-def test_programs_of_the_payload_can_be_executed_and_nothing_else():
-    with tarfile.open(
-        fileobj=io.BytesIO(payload_tar(payload_files(load_recipe("debian")), 0))
-    ) as archive:
+def payload_tar(path, files, epoch_s):
+    write_payload(path, files, load_recipe("debian"), executable=EXECUTABLE, epoch_s=epoch_s)
+    return path.read_bytes()
+
+
+def test_programs_of_the_payload_can_be_executed_and_nothing_else(tmp_path):
+    data = payload_tar(tmp_path / "tar", payload_files(load_recipe("debian")), 0)
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         programs = {m.name for m in archive if m.mode & 0o111}
     assert programs == {
         "./usr/lib/banger/finish.sh",
+        "./usr/lib/banger/opencode-server",
         "./usr/lib/systemd/system-shutdown/banger-poweroff",
     }
 
 
-def test_the_tar_is_the_same_twice_and_roots():
+def test_the_tar_is_the_same_twice_and_roots(tmp_path):
     files = payload_files(load_recipe("debian"))
-    data = payload_tar(files, 1767225600)
-    assert data == payload_tar(dict(reversed(files.items())), 1767225600)
+    data = payload_tar(tmp_path / "one", files, 1767225600)
+    assert data == payload_tar(tmp_path / "two", dict(reversed(files.items())), 1767225600)
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         members = archive.getmembers()
     assert {(m.uid, m.gid, m.mtime) for m in members} == {(0, 0, 1767225600)}

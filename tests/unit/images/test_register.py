@@ -103,7 +103,7 @@ async def test_what_is_not_given_is_the_base_images(catalog, base):
     assert (made.name, made.recipe, made.inputs_digest) == ("mine", "", "")
     assert made.id != base.id
     assert fs.allocated_bytes(catalog._dir / made.id / "rootfs.img") > 0
-    await catalog.delete(base.id)
+    await catalog.delete(base.id, unused=lambda: None, progress=lambda *_: None)
     as_stated(catalog, made)
 
 
@@ -219,7 +219,14 @@ async def test_services_and_cmdline_that_are_named_count(catalog, base, tmp_path
 
 
 @pytest.mark.parametrize(
-    "text", [b"{", b'[{"name": "A b", "port": 1}]', b'[{"name": "a", "port": 0}]', b'["ssh"]']
+    "text",
+    [
+        b"{",
+        b'[{"name": "A b", "port": 1}]',
+        b'[{"name": "a", "port": 0}]',
+        b'["ssh"]',
+        b'[{"name": "a", "port": 1, "path": "x\\r\\n"}]',
+    ],
 )
 def test_services_of_a_root_that_are_malformed_are_told(text):
     with pytest.raises(InvalidInputError, match=r"services\.json") as raised:
@@ -254,8 +261,8 @@ def broken(how, path):
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("random", "not an ext4"),
-        ("an xfs", "not an ext4"),
+        ("random", "not an ext4|no root file system"),
+        ("an xfs", "not an ext4|no root file system"),
         ("truncated", "cut off"),
         ("with errors", "has errors"),
     ],
@@ -268,9 +275,12 @@ async def test_a_disk_without_a_whole_file_system_is_refused(
     assert str(tmp_path / "disk.img") in error.what
 
 
-async def test_a_root_without_an_agent_is_refused_before_it_is_copied(catalog, base, tmp_path):
+async def test_a_root_without_an_agent_or_a_python_for_it_is_refused_with_what_to_do(
+    catalog, base, tmp_path
+):
     given = toy.rootfs(tmp_path / "r", without={"usr/lib/banger/agent.pyz"})
-    await refused(catalog, base="debian", rootfs=given, match="no banger agent")
+    error = await refused(catalog, HostLacksError, "no Python for the agent either", base="debian", rootfs=given)  # fmt: skip
+    assert "--kernel-from debian" in error.hint
 
 
 @pytest.mark.parametrize(
@@ -338,7 +348,7 @@ async def test_a_file_that_cannot_be_taken_is_named(
         error, said = NotFoundError, "does not exist"
     elif kind == "directory":
         path.mkdir()
-        said = "modules.dep" if option == "modules" else said
+        said = {"modules": "modules.dep", "rootfs": "no OCI layout"}.get(option, said)
     elif kind == "fifo":
         os.mkfifo(path)
     else:
@@ -483,3 +493,29 @@ def test_a_wish_that_cannot_boot_is_refused_before_any_file_is_looked_at():
         assert raised.value.hint
     whole = Registration("mine", rootfs=here, kernel=here, built_in=True)
     assert replace(whole, base="b").paths == {"rootfs": here, "kernel": here}
+
+
+@pytest.mark.parametrize(
+    ("text", "payload"),
+    [(b"2\n", 2), (b"1", 1), (b"999", 2), (b"0", 1), (b"x", 1), (b"9" * 5000, 1), (b"", 1), ("²".encode(), 1)],
+)  # fmt: skip
+def test_what_a_root_says_of_its_payload_is_no_more_than_is_known(text, payload):
+    assert root_facts.parse_payload(text) == payload
+
+
+async def test_a_registered_root_says_which_payload_it_has_and_whose_its_seed_is(
+    catalog, base, tmp_path, kernel
+):
+    assert base.payload == 1
+    root = toy.rootfs(tmp_path / "two.img", usr__lib__banger__payload=b"2\n")
+    made = await register(catalog, base="debian", rootfs=root)
+    assert (made.payload, made.seed, made.seed_of) == (2, base.seed, "given")
+    assert made.history[-1].parent == base.id
+    seed = toy.ext4(tmp_path / "seed.img", {"a": b"a"})
+    given = await register(catalog, "given", base="debian", work_seed=seed)
+    assert (given.payload, given.seed, given.seed_of) == (1, "", "given")
+    own = await register(
+        catalog, "own", rootfs=root, kernel=kernel, modules=toy.modules(tmp_path / MINE, MINE)
+    )
+    assert (own.payload, catalog.seed_word(own), own.seed_of) == (2, "current", "root")
+    as_stated(catalog, own)

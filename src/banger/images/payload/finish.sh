@@ -39,6 +39,9 @@ rm -f /usr/lib/banger/seal_agent.py
 # A normal root: the shell environment of any Debian user.
 cp /etc/skel/.bashrc /etc/skel/.profile /root/
 install -d -m 0700 /root/.ssh
+# The host's locale is not let in; what else is stands in 50-banger.conf.
+[ ! -f /etc/ssh/sshd_config ] || sed -i 's/^AcceptEnv /#&/' /etc/ssh/sshd_config
+[ ! -f /usr/lib/banger/tools.sh ] || /bin/sh /usr/lib/banger/tools.sh
 passwd -l root > /dev/null
 
 # Nothing of this machine, nothing that only takes space. (/tmp still has files of mmdebstrap, which empties it.)

@@ -1,0 +1,1 @@
+"""Void Linux: XBPS packages that are locked by digest and verified here, installed by xbps-static without privilege."""
