@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from banger.doctor import installation, system
+from banger.doctor.check import Check
 from banger.host import fs, probe
 from banger.host.config import Config
 from banger.host.exec import find_program
@@ -18,6 +18,7 @@ from banger.images.catalog import ImageCatalog
 from banger.images.sandbox import check_subordinate_ids
 from banger.model.errors import BangerError
 from banger.model.units import GIB, format_size
+from banger.storage.snapshots.client import snapshots_of
 from banger.wire.helper import ask
 
 LEAST_FREE_BYTES = 4 * GIB  # an image build and a few VMs
@@ -31,16 +32,6 @@ _PROGRAMS = (
     ("debugfs", "e2fsprogs"),
     ("mmdebstrap", "mmdebstrap"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One question. ``without`` is what is lost when the answer is no; ``needed``: without it no VM can be had."""
-
-    name: str
-    ask: Callable[[Config], Answer]
-    without: str
-    needed: bool = False
 
 
 def _kvm(config: Config) -> Answer:
@@ -142,6 +133,10 @@ def _reflink(config: Config) -> Answer:
     return probe.reflink(_existing(config.state_dir / "vms"))
 
 
+def _snapshots(config: Config) -> Answer:
+    return asyncio.run(snapshots_of(config.helper_socket).available())
+
+
 def _sockets(config: Config) -> Answer:
     try:
         return Answer(ok=True, found=str(config.socket_path))
@@ -170,7 +165,18 @@ CHECKS = (
     Check("programs", _programs, "disks, images or SSH do not work", needed=True),
     Check("image builds", _image_builds, "images cannot be built"),
     Check("state directory", _state_dir, "VMs and images have no room", needed=True),
-    Check("reflink", _reflink, "disks are copied instead of shared: slower, and more room"),
+    Check(
+        "reflink",
+        _reflink,
+        "Firecracker's root disks are snapshots or copies, and work disks copies",
+    ),
+    Check(
+        "dm-snapshot",
+        _snapshots,
+        "where blocks cannot be shared either, Firecracker's root disks are copied: slower, and more room",
+    ),
     Check("sockets", _sockets, "the daemon cannot be reached", needed=True),
     Check("images", _images, "the first VM has to wait for its image"),
+    *system.CHECKS,
+    *installation.CHECKS,
 )

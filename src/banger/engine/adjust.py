@@ -1,4 +1,4 @@
-"""``vm.adjust``: what of a VM may change while it runs as well as at rest: its forwards, and whether it reaches the outside."""
+"""``vm.adjust``: what of a VM may change while it runs as well as at rest: its forwards, whether it reaches the outside, and its groups."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Changes:
     work_bytes: int | None = None
     forwards: tuple[Forward, ...] | None = None
     nat: bool | None = None
+    groups: tuple[str, ...] | None = None
     network: NetworkMode | None = None
+    autostart: bool | None = None
     add: tuple[Forward, ...] = ()
     remove: tuple[tuple[ForwardProtocol, int], ...] = ()
 
@@ -39,13 +41,17 @@ class Changes:
 
 
 def adjusted(record: VmRecord, changes: Changes) -> tuple[VmSpec, tuple[Forward, ...]]:
-    """The spec with NAT and forwards changed, and the final forwards that are left of those that there were. Pure."""
+    """The spec with NAT, groups and forwards changed, and the final forwards that are left of those that there were. Pure."""
     if changes.forwards is not None:
         record = record.but(spec=replace(record.spec, forwards=changes.forwards))
     asked, earlier = forwards.remove(record, changes.remove)
     record = record.but(spec=replace(record.spec, forwards=asked), forwards=earlier)
     nat = record.spec.nat if changes.nat is None else changes.nat
-    return replace(record.spec, nat=nat, forwards=forwards.add(record, changes.add)), earlier
+    groups = record.spec.groups if changes.groups is None else changes.groups
+    autostart = record.spec.autostart if changes.autostart is None else changes.autostart
+    wanted = forwards.add(record, changes.add)
+    spec = replace(record.spec, nat=nat, groups=groups, forwards=wanted, autostart=autostart)
+    return spec, earlier
 
 
 async def adjust(context: Context, machine: Machine, run: OperationRun, changes: Changes) -> None:
@@ -62,6 +68,9 @@ async def adjust(context: Context, machine: Machine, run: OperationRun, changes:
             if spec.nat != machine.record.spec.nat:
                 async with run.stage("nat"):
                     await _set_nat(context, machine, spec, undo)
+            if set(spec.groups) != set(machine.record.spec.groups):
+                async with run.stage("groups"):
+                    await _set_groups(context, machine, spec, undo)
             async with run.stage("forwards"):
                 final, closing = await forwards.switch(context, machine, spec, earlier, undo)
         async with run.stage("record"):
@@ -93,6 +102,15 @@ async def _set_nat(context: Context, machine: Machine, spec: VmSpec, undo: UndoS
     set_outward = functools.partial(context.network.set_outward, lease)
     undo.push("set NAT back", functools.partial(set_outward, outward=machine.record.spec.nat))
     await set_outward(outward=spec.nat)
+
+
+async def _set_groups(context: Context, machine: Machine, spec: VmSpec, undo: UndoStack) -> None:
+    lease, run = machine.lease, machine.record.run
+    if lease is None or run is None or not on_own_network(run.network):
+        return  # it is alone
+    before = machine.record.spec.groups
+    undo.push("set groups back", lambda: context.network.set_groups(lease, before))
+    await context.network.set_groups(lease, spec.groups)
 
 
 def _write_back(machine: Machine, before: VmRecord) -> None:

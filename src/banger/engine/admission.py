@@ -25,6 +25,8 @@ class Verb(StrEnum):
     ADJUST = "vm.adjust"
     PAUSE = "vm.pause"
     RESUME = "vm.resume"
+    PROMOTE = "vm.promote"
+    MEND = "vm.mend"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +114,26 @@ def admit(state: VmState, queue: Sequence[Queued], verb: Verb) -> Decision:
             return AlreadySo(last) if in_hand else Accept()
         case Verb.PAUSE | Verb.RESUME:
             return _admit_pause(coming, verb, last)
-        case Verb.SET:
-            at_rest = not queue and state in AT_REST
-            return Accept() if at_rest else Refuse(_IS[state], "banger vm stop {name}")
+        case Verb.SET | Verb.PROMOTE:
+            return _admit_at_rest(state, queue, last)
         case Verb.ADJUST:
             return _admit_adjust(state, queue, last)
-        case Verb.CREATE:
-            return Refuse("exists already")
+        case Verb.CREATE | Verb.MEND:
+            return _admit_alone(verb, queue, last)
+
+
+def _admit_alone(verb: Verb, queue: Sequence[Queued], last: str | None) -> Decision:
+    """What is never done beside or after something else."""
+    if verb is Verb.CREATE:
+        return Refuse("exists already")
+    return Refuse("has an operation in hand", f"banger op wait {last}") if queue else Accept()
+
+
+def _admit_at_rest(state: VmState, queue: Sequence[Queued], last: str | None) -> Decision:
+    if queue and state in AT_REST:
+        return Refuse("has an operation in hand", f"banger op wait {last}")
+    at_rest = not queue and state in AT_REST
+    return Accept() if at_rest else Refuse(_IS[state], "banger vm stop {name}")
 
 
 def _admit_start(coming: VmState, last: str | None) -> Decision:

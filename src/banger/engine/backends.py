@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from banger.engine.ports import Vmm
+from banger.host import proc
 from banger.model.errors import HostLacksError, NotFoundError, RefusedError
 from banger.model.machine import DiskFormat, VmPaths
 from banger.model.process import ProcessIdentity
@@ -56,6 +58,23 @@ class Backends:
     def find(self, paths: VmPaths) -> ProcessIdentity | None:
         """The process of any backend that was started for ``paths`` but never recorded."""
         return next(filter(None, (vmm.find(paths) for vmm in self._backends)), None)
+
+    async def end(self, identity: ProcessIdentity) -> None:
+        """End this process now, and wait until it is gone; idempotent."""
+        await proc.kill(identity)
+
+    def all(self, vms_dir: Path, sockets_dir: Path) -> dict[str, tuple[ProcessIdentity, ...]]:
+        """Every process of any backend that runs a VM below these directories, by the VM's id."""
+        found: dict[str, tuple[ProcessIdentity, ...]] = {}
+        for vmm in self._backends:
+            for vm_id, identity in vmm.all(vms_dir, sockets_dir):
+                found[vm_id] = (*found.get(vm_id, ()), identity)
+        return found
+
+    def left(self, vm_ids: Iterable[str]) -> frozenset[str]:
+        """As `Vmm.left`, of any backend."""
+        ids = tuple(vm_ids)
+        return frozenset[str]().union(*(vmm.left(ids) for vmm in self._backends))
 
     async def release(self, paths: VmPaths) -> None:
         """Remove what a run of any backend has on the host beside its process, which has ended."""

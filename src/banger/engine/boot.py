@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import logging
+from collections.abc import Callable, Coroutine, Mapping
 
 from banger.engine.context import Context
 from banger.engine.machine import Machine
@@ -12,10 +13,18 @@ from banger.host.bound import beyond_operation
 from banger.model import clock
 from banger.model.errors import BangerError, GuestNotReadyError, VmmDiedError
 from banger.model.machine import VmmExit
-from banger.model.state import VmState
+from banger.model.state import VmState, WaitFor
+from banger.model.units import format_duration
 
+log = logging.getLogger(__name__)
 BOOT_MARK = b"banger: booted"
+TIMER_LOST = b"APIC frequency too slow"
+"""Linux measures its timer by the TSC over 100 ms (arch/x86/kernel/apic/apic.c, calibrate_APIC_clock). An emulated CPU that the host held up
+for all of these sees no time pass at the timer, gives it up, and waits for ever for its first tick: microvm has no other."""
 BOOT_POLL_S = 0.025
+SERVICES_POLL_S = 2.0
+PAUSE_S = 0.1  # between questions, whatever a guest answers at once
+ASK_S, RETRY_S, RETRY_TIMES = 10.0, 5.0, 12
 _SENTENCES = {
     "guest-shutdown": "its guest shut down",
     "guest-reset": "its guest rebooted",
@@ -24,6 +33,10 @@ _SENTENCES = {
     "quit": "its VMM was told to quit",
     "host-signal": "its VMM was ended by a signal",
 }
+
+
+class TimerLostError(GuestNotReadyError):
+    """This boot hangs, the next one need not: see `TIMER_LOST`."""
 
 
 def watch_exit(machine: Machine) -> None:
@@ -78,29 +91,43 @@ async def _or_exit(
 
 
 async def _in_time(
-    context: Context, machine: Machine, job: Job, what: str, work: Coroutine[object, object, None]
+    context: Context,
+    machine: Machine,
+    job: Job,
+    missing: Callable[[], str],
+    work: Coroutine[object, object, None],
 ) -> None:
+    """Await ``work`` within the job's time, or raise GuestNotReadyError, in which ``missing`` says what did not happen."""
     try:
         async with asyncio.timeout(job.deadline.remaining_s):
             await _or_exit(context, machine, work)
+    except TimerLostError:
+        raise
     except (TimeoutError, GuestNotReadyError) as error:
         below = error.detail if isinstance(error, BangerError) else ""
         tail = context.console_tail(machine.paths)
         raise GuestNotReadyError(
-            f"VM {machine.name} was not ready within {job.ready_s:g} s: {what}",
+            f"VM {machine.name} was not ready within {job.ready_s:g} s: {missing()}",
             detail="\n".join(filter(None, (below, tail and f"last lines of the console:\n{tail}"))),
             hint=f"banger vm logs {machine.name}, or start it with a longer --timeout",
         ) from error
 
 
 async def wait_booted(context: Context, machine: Machine, job: Job) -> str:
-    """The guest's initramfs has handed over to init: it says so on the console."""
+    """The guest's initramfs has handed over to init: it says so on the console. TimerLostError if its kernel never will."""
 
     async def marked() -> None:
-        while BOOT_MARK not in _console(machine):  # noqa: ASYNC110  a file that another process appends to
+        while BOOT_MARK not in (said := _console(machine)):
+            if TIMER_LOST in said:
+                job.say("its kernel found no timer on the busy host")
+                raise TimerLostError(
+                    f"VM {machine.name} did not boot: its emulated kernel found no timer",
+                    detail="the host was too busy to let it measure one",
+                    hint=f"banger vm start {machine.name}, when less runs",
+                )
             await asyncio.sleep(BOOT_POLL_S)
 
-    await _in_time(context, machine, job, "its kernel did not reach init", marked())
+    await _in_time(context, machine, job, lambda: "its kernel did not reach init", marked())
     machine.booted_at = clock.now()
     return ""
 
@@ -118,26 +145,58 @@ async def wait_agent(context: Context, machine: Machine, job: Job) -> str:
     if machine.guest is None:
         raise RuntimeError("no guest")
     connected = machine.guest.wait_connected(job.deadline.remaining_s)
-    await _in_time(context, machine, job, "its agent did not answer", connected)
+    await _in_time(context, machine, job, lambda: "its agent did not answer", connected)
     return ""
 
 
 async def wait_services(context: Context, machine: Machine, job: Job) -> str:
-    """Every service that the image declares answers."""
-    boot = context.images.boot_stack(machine.record.image_id)
-    wanted = {service.name for service in boot.manifest.services}
+    """Every service that the image declares answers; how long each took, where it took long."""
+    wanted = _declared(context, machine)
     if not wanted:
         return ""
+    began_ms = clock.monotonic_ms()
+    took: dict[str, str] = {}
+    silence: list[GuestNotReadyError] = []
 
     async def answered() -> None:
         while True:
-            await refresh_services(machine, job.deadline.remaining_s)
-            if all(machine.services.get(name) for name in wanted):
+            try:
+                await refresh_services(machine, min(job.deadline.remaining_s, SERVICES_POLL_S))
+            except (
+                GuestNotReadyError
+            ) as error:  # a busy host's guest may leave a question unanswered
+                silence[:] = [error]
+                await asyncio.sleep(PAUSE_S)
+                continue
+            silence.clear()
+            since_ms = clock.monotonic_ms() - began_ms
+            slow = f" {format_duration(since_ms)}" if since_ms > SERVICES_POLL_S * 1000 else ""
+            took.update(
+                {n: slow for n in sorted(wanted) if machine.services.get(n) and n not in took}
+            )
+            if len(took) == len(wanted):
                 return
+            await asyncio.sleep(PAUSE_S)
+            left = f"waiting for {', '.join(sorted(wanted - set(took)))}"
+            job.say(", ".join(filter(None, (_listed(took), left))))
 
-    missing = f"a service did not answer ({', '.join(sorted(wanted))})"
+    def missing() -> str:
+        if silence:
+            return f"its agent does not answer any more: {silence[0]}"
+        return f"a service did not answer ({', '.join(sorted(wanted - set(took)))})"
+
     await _in_time(context, machine, job, missing, answered())
-    return ", ".join(sorted(wanted))
+    return _listed(took)
+
+
+def _declared(context: Context, machine: Machine) -> set[str]:
+    """The services of the VM's image; NotFoundError if that is gone."""
+    boot = context.images.boot_stack(machine.record.image_id)
+    return {service.name for service in boot.manifest.services}
+
+
+def _listed(took: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}{slow}" for name, slow in took.items())
 
 
 async def refresh_services(machine: Machine, timeout_s: float) -> None:
@@ -156,8 +215,44 @@ async def refresh_services(machine: Machine, timeout_s: float) -> None:
 
 
 async def declare_ready(context: Context, machine: Machine, job: Job) -> str:
-    """From now on the VM counts as running and ready."""
-    del context, job
-    machine.ready = True
+    """From now on the VM counts as running, and as ready if its services were waited for; else that is found out by and by."""
+    machine.ready = job.wait is WaitFor.SERVICES
     machine.enter(VmState.RUNNING)
-    return ""
+    if machine.ready:
+        return ""
+    follow_up(context, machine)
+    return f"waited for {job.wait}"
+
+
+def follow_up(context: Context, machine: Machine) -> None:
+    """Find out in the background when a VM that runs is ready; ends with its run."""
+    machine.checker = asyncio.create_task(
+        check_ready(context, machine), name=f"ready? {machine.id}", context=beyond_operation()
+    )
+
+
+async def check_ready(context: Context, machine: Machine) -> None:
+    """Return when all services have answered. The guest holds each question until then, for `SERVICES_POLL_S`.
+
+    Few guests are asked at a time, and one that does not answer less and less often: a daemon that adopts twenty emulated guests and asks
+    them all would get no answer in time, ask again, and so keep them busy for ever.
+    """
+    told, pause_s = False, RETRY_S
+    while (guest := machine.guest) is not None:
+        try:
+            wanted = _declared(context, machine)
+            async with context.questions:
+                await guest.wait_connected(ASK_S)
+                await refresh_services(machine, SERVICES_POLL_S)
+        except (BangerError, OSError) as error:
+            if not told:
+                log.info("VM %s runs, but is not ready: %s", machine.id, error)
+            told = True
+            await asyncio.sleep(pause_s)  # a guest that does not answer has nothing to wait on
+            pause_s = min(2 * pause_s, RETRY_TIMES * RETRY_S)
+            continue
+        pause_s = RETRY_S
+        if machine.vmm is not None and all(machine.services.get(name) for name in wanted):
+            machine.ready = True
+            return
+        await asyncio.sleep(PAUSE_S)

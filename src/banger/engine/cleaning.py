@@ -96,11 +96,14 @@ class Cleaning:
             (Leftover("build", path, size_bytes), context.images.sweep)
             for path, size_bytes in await asyncio.to_thread(context.images.leftovers)
         ]
+        kept = await asyncio.to_thread(context.images.downloads)
+        if kept is not None:
+            found.append((Leftover("cache", *kept), _in_thread(context.images.clear_downloads)))
         orphans = await self._orphans()
         found += [(await _sized("vm", path), self._remover(path)) for path in orphans]
         if wish.databases:
-            kept = sorted(context.places.state_dir.glob(f"{_CORRUPT}*"))
-            found += [(await _sized("database", path), _unlink(path)) for path in kept]
+            aside = sorted(context.places.state_dir.glob(f"{_CORRUPT}*"))
+            found += [(await _sized("database", path), _unlink(path)) for path in aside]
         if wish.images:
             found += [await self._image(image_id) for image_id in self._unused_images()]
         return found
@@ -154,12 +157,20 @@ def _is_orphan(path: Path) -> bool:
             return False
         if path.is_symlink() or (path / "vm.json").exists():
             return False
-        entries = list(path.iterdir())
-        newest_s = max([status.st_mtime, *(entry.lstat().st_mtime for entry in entries)])
+        return only_ours(path) and is_old(path)
     except OSError:
         return False
-    ours = all(entry.name in _OWN_FILES for entry in entries)
-    return ours and clock.epoch_ms() / 1000 - newest_s > OLD_S
+
+
+def only_ours(path: Path) -> bool:
+    """Whether a VM's directory has nothing but what banger writes there."""
+    return all(entry.name in _OWN_FILES for entry in path.iterdir())
+
+
+def is_old(path: Path) -> bool:
+    """Whether nothing in a VM's directory was changed for a day."""
+    newest_s = max(each.lstat().st_mtime for each in (path, *path.iterdir()))
+    return clock.epoch_ms() / 1000 - newest_s > OLD_S
 
 
 async def _sized(kind: LeftoverKind, path: Path) -> Leftover:
@@ -176,6 +187,13 @@ def _sizes(path: Path) -> Iterator[int]:
 def _unlink(path: Path) -> Callable[[], Awaitable[object]]:
     async def remove() -> None:
         await asyncio.to_thread(path.unlink, missing_ok=True)
+
+    return remove
+
+
+def _in_thread(work: Callable[[], None]) -> Callable[[], Awaitable[object]]:
+    async def remove() -> None:
+        await asyncio.to_thread(work)
 
     return remove
 

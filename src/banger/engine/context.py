@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from banger.engine.guest_ports import GuestFactory
 from banger.engine.machine import Places
 from banger.engine.operations import Board
 from banger.engine.ports import (
-    GuestFactory,
     Identity,
     Images,
     Network,
@@ -23,7 +23,9 @@ from banger.model.machine import Timeouts, VmPaths
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Everything that the engine acts through. ``console_tail`` gives the last printable lines of a VM's console."""
+    """Everything that the engine acts through. ``console_tail`` gives the last printable lines of a VM's console; ``stale_seeds`` takes the ids of
+    images whose work seed is to be brought up to date (`banger.engine.image_work.ImageWork.heal`).
+    """
 
     store: Store
     board: Board
@@ -37,4 +39,7 @@ class Context:
     console_tail: Callable[[VmPaths], str]
     places: Places
     boot_slots: asyncio.Semaphore
+    questions: asyncio.Semaphore
+    """Guests that are asked in the background at once: more than there are processors only keep each other from answering in time."""
+    stale_seeds: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     timeouts: Timeouts = field(default_factory=Timeouts)

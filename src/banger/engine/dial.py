@@ -7,8 +7,8 @@ import socket
 from contextlib import suppress
 
 from banger.engine.context import Context
+from banger.engine.guest_ports import Stream
 from banger.engine.machine import Machine
-from banger.engine.ports import Stream
 from banger.model.spec import ForwardProtocol
 from banger.model.state import not_running
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from banger.engine.context import Context
 from banger.engine.machine import Machine
-from banger.host import fs, proc
+from banger.host import fs
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ async def _end_vmm(context: Context, machine: Machine) -> None:
         machine.vmm = None
     unrecorded = context.vmms.find(machine.paths)
     if unrecorded is not None:
-        await proc.kill(unrecorded)
+        await context.vmms.end(unrecorded)
     await context.vmms.release(machine.paths)
     machine.ready, machine.booted_at, machine.exited = False, None, None
     if machine.record.run is not None:

@@ -12,9 +12,11 @@ from banger.engine.adjust import Changes, adjust
 from banger.engine.admission import Accept, AlreadySo, Refuse, Verb, admit
 from banger.engine.context import Context
 from banger.engine.effects import settle_down
+from banger.engine.events import VmChange
 from banger.engine.machine import Machine
+from banger.engine.mend import mend
 from banger.engine.operations import OperationRun
-from banger.engine.plans import BRING_UP, MAKE, START, Planned, plan
+from banger.engine.plans import MAKE, RENEW, Planned, bring_up, plan
 from banger.engine.steps import Job
 from banger.engine.worker import Worker
 from banger.model import clock
@@ -22,12 +24,12 @@ from banger.model.errors import BangerError, InvalidInputError, NotFoundError, R
 from banger.model.ids import check_name, new_id, new_name
 from banger.model.record import OperationRecord, VmRecord
 from banger.model.spec import VmSpec
-from banger.model.state import OperationState, VmState
+from banger.model.state import OperationState, VmState, WaitFor
 
 log = logging.getLogger(__name__)
 
-_WorkOf = Callable[[OperationRun], Coroutine[object, object, None]]
-_CANCELLABLE = {Verb.CREATE, Verb.START, Verb.RESTART}
+WorkOf = Callable[[OperationRun], Coroutine[object, object, None]]
+_CANCELLABLE = {Verb.CREATE, Verb.START, Verb.RESTART, Verb.PROMOTE}
 
 
 class Engine:
@@ -47,7 +49,7 @@ class Engine:
 
     def resolve(self, ref: str) -> Machine:
         """The VM of this name, id or unique id prefix; NotFoundError, InvalidInputError if several ids begin so."""
-        machines = self.machines()
+        machines = [worker.machine for worker in self._workers.values()]
         for machine in machines:
             if ref in (machine.name, machine.id):
                 return machine
@@ -66,6 +68,11 @@ class Engine:
         """The VMs whose overlay lies over this image."""
         return [machine for machine in self.machines() if machine.record.image_id == image_id]
 
+    def busy(self, machine: Machine) -> bool:
+        """Whether an operation works on this VM or waits to, or it ended a moment ago and is being cleaned up after."""
+        worker = self._workers.get(machine.id)
+        return worker is None or worker.busy
+
     # Adopting what is there (used by reconcile)
 
     def take(self, machine: Machine) -> None:
@@ -79,26 +86,39 @@ class Engine:
 
     async def _start_again(self, machine: Machine) -> None:
         log.info("VM %s: its guest rebooted, starting it again", machine.id)
-        self.start(machine, None)
+        try:
+            self.start(machine, None)
+        except RefusedError as error:  # the daemon ends, or its user was faster
+            log.warning("VM %s: %s", machine.id, error)
 
     # Asking
 
     def create(
-        self, name: str | None, image_ref: str, spec: VmSpec, *, start: bool, ready_s: float | None
+        self,
+        name: str | None,
+        image_ref: str,
+        spec: VmSpec,
+        *,
+        start: bool,
+        ready_s: float | None,
+        wait: WaitFor = WaitFor.SERVICES,
     ) -> OperationRun:
         """Begin vm.create. Name and lease are taken at once, so that two requests never share them."""
         record = self._new_record(name, image_ref, spec)
         store = self.context.store
         lease = self.context.network.plan_lease(record.id, store.leases())
         store.insert_vm(record, lease)
-        machine = Machine(record, lease, self.context.places.of(record.id), store)
+        machine = Machine(
+            record, lease, self.context.places.of(record.id), store, self.context.board.hub
+        )
         try:
             run = self._begin(machine, Verb.CREATE)
         except BangerError as error:
             self._give_up(machine, error)
             raise
         self.take(machine)
-        job = self._job(ready_s)
+        self.context.board.hub.tell(VmChange(machine.id, machine.name, machine.state))
+        job = self._job(ready_s, wait)
         work = functools.partial(verbs.create, self.context, machine, run, job, start=start)
         self._workers[machine.id].submit(Verb.CREATE, run, work)
         return run
@@ -121,7 +141,13 @@ class Engine:
         )
 
     async def plan_create(
-        self, name: str | None, image_ref: str, spec: VmSpec, *, start: bool
+        self,
+        name: str | None,
+        image_ref: str,
+        spec: VmSpec,
+        *,
+        start: bool,
+        wait: WaitFor = WaitFor.SERVICES,
     ) -> list[Planned]:
         """What `create` would do; it refuses what `create` would refuse at once or for want of a VMM, and changes nothing."""
         record = self._new_record(name, image_ref, spec)
@@ -130,9 +156,9 @@ class Engine:
         vmm = await self.context.vmms.pick(spec.vmm, storage.wanted_format)
         boot = self.context.images.boot_stack(record.image_id)
         await storage.choose(boot, self.context.places.of(record.id), vmm.name, vmm.root_formats)
-        return plan(MAKE + BRING_UP if start else MAKE, record, vmm.name)
+        return plan(MAKE + bring_up(wait) if start else MAKE, record, vmm.name)
 
-    async def plan_start(self, machine: Machine) -> list[Planned]:
+    async def plan_start(self, machine: Machine, wait: WaitFor = WaitFor.SERVICES) -> list[Planned]:
         """What `start` would do; empty where there is nothing to do. Errors as of `start`."""
         worker = self._workers[machine.id]
         match admit(machine.state, worker.queue, Verb.START):
@@ -145,7 +171,7 @@ class Engine:
                 vmm = await self.context.vmms.pick(
                     machine.record.spec.vmm, None if root is None else root.format
                 )
-                return plan(START, machine.record, vmm.name)
+                return plan(RENEW + bring_up(wait), machine.record, vmm.name)
 
     def _refuse_taken(self, name: str, but: Machine | None = None) -> None:
         if any(other.name == name and other is not but for other in self.machines()):
@@ -170,12 +196,14 @@ class Engine:
                 return name
         return f"{new_name()}-{new_id()[:4]}"
 
-    def start(self, machine: Machine, ready_s: float | None) -> OperationRecord:
+    def start(
+        self, machine: Machine, ready_s: float | None, wait: WaitFor = WaitFor.SERVICES
+    ) -> OperationRecord:
         """Begin vm.start."""
         return self._ask(
             machine,
             Verb.START,
-            lambda run: verbs.start(self.context, machine, run, self._job(ready_s)),
+            lambda run: verbs.start(self.context, machine, run, self._job(ready_s, wait)),
         )
 
     def stop(self, machine: Machine, timeout_s: float | None, *, force: bool) -> OperationRecord:
@@ -187,12 +215,14 @@ class Engine:
             lambda run: verbs.stop(self.context, machine, run, Job(job_s), force=force),
         )
 
-    def restart(self, machine: Machine, ready_s: float | None) -> OperationRecord:
+    def restart(
+        self, machine: Machine, ready_s: float | None, wait: WaitFor = WaitFor.SERVICES
+    ) -> OperationRecord:
         """Begin vm.restart."""
         return self._ask(
             machine,
             Verb.RESTART,
-            lambda run: verbs.restart(self.context, machine, run, self._job(ready_s)),
+            lambda run: verbs.restart(self.context, machine, run, self._job(ready_s, wait)),
         )
 
     def delete(self, machine: Machine) -> OperationRecord:
@@ -207,6 +237,14 @@ class Engine:
         """Begin vm.resume."""
         return self._ask(machine, Verb.RESUME, lambda run: verbs.resume(self.context, machine, run))
 
+    def mend(self, machine: Machine) -> OperationRecord:
+        """Begin vm.mend: see `banger.engine.mend`. RefusedError while something else works on the VM."""
+        return self._ask(machine, Verb.MEND, lambda run: mend(self.context, machine, run))
+
+    def promote(self, machine: Machine, work: WorkOf) -> OperationRecord:
+        """Begin vm.promote, which is ``work``: the VM stays at rest for the time of it."""
+        return self._ask(machine, Verb.PROMOTE, work)
+
     async def change(self, machine: Machine, changes: Changes) -> OperationRecord:
         """Do vm.set, or vm.adjust where that is enough, and wait for it: it is short, and its caller wants the changed VM."""
         if changes.name is not None:
@@ -219,15 +257,15 @@ class Engine:
             raise record.error.to_error()
         return record
 
-    def _job(self, ready_s: float | None) -> Job:
-        return Job(self.context.timeouts.ready_s if ready_s is None else ready_s)
+    def _job(self, ready_s: float | None, wait: WaitFor) -> Job:
+        return Job(self.context.timeouts.ready_s if ready_s is None else ready_s, wait)
 
     def _begin(self, machine: Machine, verb: Verb) -> OperationRun:
         return self.context.board.begin(
             verb, machine.id, machine.name, cancellable=verb in _CANCELLABLE
         )
 
-    def _ask(self, machine: Machine, verb: Verb, work: _WorkOf) -> OperationRecord:
+    def _ask(self, machine: Machine, verb: Verb, work: WorkOf) -> OperationRecord:
         worker = self._workers.get(machine.id)
         if worker is None:
             raise NotFoundError(f"no VM {machine.name!r}", hint="banger vm list")

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
+from banger.engine.events import Hub, OperationChange
 from banger.engine.ports import Store
 from banger.host import bound, faults
 from banger.model import clock
@@ -48,8 +49,11 @@ class StageHandle:
 class OperationRun:
     """One live operation. Its worker calls `begin`, `stage` and `finish`; anybody may `watch`, `wait` and `cancel`."""
 
-    def __init__(self, store: Store, record: OperationRecord, *, cancellable: bool) -> None:
+    def __init__(
+        self, store: Store, record: OperationRecord, hub: Hub, *, cancellable: bool
+    ) -> None:
         self._store = store
+        self._hub = hub
         self.record = record
         self.cancellable = cancellable
         self._started_ms = clock.monotonic_ms()
@@ -207,6 +211,7 @@ class OperationRun:
         self._tell(None)
 
     def _tell(self, stage: StageRecord | None) -> None:
+        self._hub.tell(OperationChange(stage, self.record))
         for queue in self._watchers:
             if queue.qsize() >= WATCH_BACKLOG:
                 queue.get_nowait()
@@ -233,20 +238,35 @@ def was_done(record: OperationRecord, state: VmState | None) -> bool:
 
 
 class Board:
-    """All operations: live ones in memory, past ones in the store."""
+    """All operations: live ones in memory, past ones in the store. ``hub`` is told of every change, of VMs too."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.hub = Hub()
         self._live: dict[str, OperationRun] = {}
+        self._closed = ""
+
+    def close(self, why: str) -> None:
+        """Begin nothing any more: ``why`` is what is said then."""
+        self._closed = why
+
+    async def idle(self) -> None:
+        """Return when no operation runs."""
+        while live := [run for run in self._live.values() if not run.record.state.final]:
+            await live[0].wait()
 
     def begin(
         self, kind: str, target: str, target_name: str, *, cancellable: bool = False
     ) -> OperationRun:
-        """A new pending operation."""
+        """A new pending operation; RefusedError after `close`."""
+        if self._closed:
+            raise RefusedError(
+                f"{kind} of {target_name}: {self._closed}", hint="try again in a moment"
+            )
         record = OperationRecord(
             new_id(), kind, target, target_name, OperationState.PENDING, clock.now()
         )
-        run = OperationRun(self._store, record, cancellable=cancellable)
+        run = OperationRun(self._store, record, self.hub, cancellable=cancellable)
         self._live = {key: value for key, value in self._live.items() if not value.settled()}
         self._live[run.id] = run
         return run
@@ -259,6 +279,11 @@ class Board:
             run for key, run in self._live.items() if operation_id and key.startswith(operation_id)
         ]
         return found[0] if len(found) == 1 else None
+
+    @property
+    def live_count(self) -> int:
+        """How many are not over."""
+        return sum(not run.record.state.final for run in self._live.values())
 
     def get(self, operation_id: str) -> OperationRecord:
         """The operation of this id or unique prefix; NotFoundError."""

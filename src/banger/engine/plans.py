@@ -18,7 +18,8 @@ from banger.engine.stages import (
 )
 from banger.engine.steps import Step
 from banger.model.record import VmRecord
-from banger.model.spec import suffix
+from banger.model.spec import VmSpec, suffix
+from banger.model.state import WaitFor
 from banger.model.units import MIB, format_size
 
 MAKE: Final = (
@@ -44,10 +45,20 @@ BRING_UP: Final = (
     Step("boot", "wait until the guest's init runs", wait_booted),
     Step("agent", "wait for the guest's agent", wait_agent),
     Step("services", "wait for the image's services", wait_services),
-    Step("ready", "declare the VM ready", declare_ready),
+    Step("ready", "declare that the VM runs", declare_ready),
 )
 CREATE: Final = MAKE + BRING_UP
 START: Final = RENEW + BRING_UP
+_NOT_AWAITED: Final = {
+    WaitFor.BOOTED: {"agent", "services"},
+    WaitFor.AGENT: {"services"},
+    WaitFor.SERVICES: set[str](),
+}
+
+
+def bring_up(wait: WaitFor) -> tuple[Step, ...]:
+    """The steps that start a VM and wait for its guest as far as asked."""
+    return tuple(step for step in BRING_UP if step.name not in _NOT_AWAITED[wait])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,11 @@ class Planned:
     stage: str
     what: str
     effects: tuple[str, ...]
+
+
+def _reaches(spec: VmSpec) -> str:
+    outside = "and to the outside" if spec.nat else "not to the outside"
+    return f"{outside}, to VMs of {', '.join(spec.groups)}" if spec.groups else outside
 
 
 def plan(steps: Sequence[Step], record: VmRecord, vmm: str) -> list[Planned]:
@@ -72,7 +88,7 @@ def plan(steps: Sequence[Step], record: VmRecord, vmm: str) -> list[Planned]:
         "disk": format_size(spec.disk_bytes),
         "work": format_size(spec.work_bytes),
         "network": spec.network,
-        "nat": "and to the outside" if spec.nat else "not to the outside",
+        "nat": _reaches(spec),
         "forwards": ", ".join(forwards) or "any to 22",
         "vcpus": spec.vcpus,
         "memory": format_size(spec.memory_mib * MIB),

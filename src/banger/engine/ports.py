@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
     Iterable,
     Mapping,
     Sequence,
@@ -18,7 +16,9 @@ from collections.abc import (
 from pathlib import Path
 from typing import Protocol
 
-from banger.model.lease import Lease
+from banger.engine.image_ports import BuildProgress, ImageUpkeep
+from banger.model.image_plan import ImageDiff, ImagePlan
+from banger.model.lease import Lease, Traffic
 from banger.model.machine import (
     BootStack,
     DiskFormat,
@@ -37,7 +37,9 @@ from banger.model.manifest import ImageManifest
 from banger.model.process import ProcessIdentity
 from banger.model.record import LedgerRow, OperationRecord, StageRecord, VmRecord
 from banger.model.registration import Registration
+from banger.model.residue import NetworkSurvey, Port, Stray
 from banger.model.spec import ForwardProtocol, VmmChoice, VmSpec
+from banger.model.transfer import ImageExport, ImageImport
 from banger.model.usage import DiskUsage, Owner
 
 
@@ -125,6 +127,14 @@ class Vmm(Protocol):
         """The process that was started for ``paths`` but never recorded."""
         ...
 
+    def all(self, vms_dir: Path, sockets_dir: Path) -> Iterable[tuple[str, ProcessIdentity]]:
+        """Every process that runs a VM with its files below ``vms_dir`` and its sockets below ``sockets_dir``, with the VM's id."""
+        ...
+
+    def left(self, vm_ids: Iterable[str]) -> frozenset[str]:
+        """Those of these VMs of which something is there that `release` removes, and any others of which something is that nobody uses."""
+        ...
+
     async def release(self, paths: VmPaths) -> None:
         """Remove what a run has on the host beside its process, which has ended; idempotent."""
         ...
@@ -146,6 +156,18 @@ class Vmms(Protocol):
 
     def find(self, paths: VmPaths) -> ProcessIdentity | None:
         """The process of any backend that was started for ``paths`` but never recorded."""
+        ...
+
+    async def end(self, identity: ProcessIdentity) -> None:
+        """End a process that `find` or `all` found, now, and wait until it is gone; idempotent."""
+        ...
+
+    def all(self, vms_dir: Path, sockets_dir: Path) -> Mapping[str, tuple[ProcessIdentity, ...]]:
+        """The processes of all backends that run VMs below these directories, by the VM's id."""
+        ...
+
+    def left(self, vm_ids: Iterable[str]) -> frozenset[str]:
+        """As `Vmm.left`, of any backend."""
         ...
 
     async def release(self, paths: VmPaths) -> None:
@@ -200,6 +222,25 @@ class Storage(Protocol):
         """What takes how much of ``state_dir``, by the directories of ``owners``; bounded in time."""
         ...
 
+    def flat_bytes(self, boot: BootStack, paths: VmPaths) -> int:
+        """The room that `flatten` may take."""
+        ...
+
+    async def flatten(self, boot: BootStack, spec: VmSpec, paths: VmPaths, target: Path) -> str:
+        """Copy the root disk of a VM at rest to the new raw file ``target``, which needs no other file; a few words on how.
+
+        What it opens on the host `close_root` takes back, should it be cut short.
+        """
+        ...
+
+    async def devices(self, vms_dir: Path) -> frozenset[str]:
+        """The VMs of this installation whose root disk has a device on the host."""
+        ...
+
+    def missing(self, paths: VmPaths) -> Path | None:
+        """The disk of a VM that is not there; None if both are. Looks at names alone."""
+        ...
+
     async def sweep(self, vms_dir: Path, running: Iterable[str]) -> list[str]:
         """Remove devices of this installation whose VM does not run; sentences about it."""
         ...
@@ -215,6 +256,10 @@ class Storage(Protocol):
     async def delete(self, paths: VmPaths) -> None:
         """Remove root disk and work disk; idempotent."""
         ...
+
+
+Leases = Callable[[], Sequence[Lease]]
+"""All leases as they are when it is called."""
 
 
 class Network(Protocol):
@@ -233,12 +278,18 @@ class Network(Protocol):
         ...
 
     async def attach(
-        self, lease: Lease, mode: str, *, named: bool, outward: bool = True
+        self,
+        lease: Lease,
+        mode: str,
+        *,
+        named: bool,
+        outward: bool = True,
+        groups: Sequence[str] = (),
     ) -> NetworkAttachment:
         """Give the VM its TAP, with its filter entries, starting the network if need be.
 
         With ``named`` the TAP is not handed over open but waits in the namespaces of the attachment. Without ``outward`` the guest reaches
-        nothing outside, not even the name server; forwards lead to it all the same.
+        nothing outside, not even the name server; forwards lead to it all the same. It reaches those in its network who share a group.
         """
         ...
 
@@ -254,10 +305,24 @@ class Network(Protocol):
         """Let a guest that is attached reach the outside, or not any more, at once; connections that it had there are cut. Idempotent."""
         ...
 
+    async def set_groups(self, lease: Lease, groups: Sequence[str]) -> None:
+        """Let a guest that is attached reach those who share a group with it, and no others, at once. Idempotent."""
+        ...
+
+    def traffic(self, lease: Lease) -> Traffic | None: ...  # since it was attached, if it is
+
     async def dial(
         self, lease: Lease, port: int, *, protocol: ForwardProtocol = ForwardProtocol.TCP
     ) -> socket.socket:
         """A connected non-blocking socket to the guest, or ConnectionError/OSError; HostLacksError if there is no way for UDP."""
+        ...
+
+    async def survey(self, leases: Leases) -> NetworkSurvey:
+        """Who has a place in the network, and what is there that belongs to none of ``leases``, all of that moment, and is not kept ready."""
+        ...
+
+    async def end_stray(self, stray: Stray, leases: Leases) -> None:
+        """End or remove what `survey` found, unless it belongs to one of ``leases`` by now; idempotent."""
         ...
 
     async def describe(self) -> Mapping[str, str]:
@@ -273,64 +338,6 @@ class Network(Protocol):
         ...
 
 
-class ExecSession(Protocol):
-    """A command that runs in the guest; frames as in ``api.frames``."""
-
-    async def send(self, kind: int, payload: bytes = b"") -> None: ...
-    def frames(self) -> AsyncIterator[tuple[int, bytes]]:
-        """Frames from the guest; ends after EXIT or FAILED, or when the guest is gone (without either)."""
-        ...
-
-    async def close(self) -> None: ...
-
-
-class Stream(Protocol):
-    """A byte stream to a TCP port in the guest."""
-
-    async def read(self, limit: int = 65536) -> bytes:
-        """Some bytes, empty at the end."""
-        ...
-
-    async def write(self, data: bytes) -> None:
-        """Send all of ``data``, with back-pressure."""
-        ...
-
-    async def close(self) -> None: ...
-
-
-class Guest(Protocol):
-    """The agent of one running VM. Every call has a deadline; GuestNotReadyError when the agent does not answer."""
-
-    def wait_connected(self, timeout_s: float) -> Coroutine[object, object, None]:
-        """Return when the agent has answered its first healthz."""
-        ...
-
-    async def healthz(self, timeout_s: float = 2.0) -> Mapping[str, object]: ...
-    async def stats(self, timeout_s: float = 2.0) -> Mapping[str, object]: ...
-    async def ports(self, timeout_s: float = 2.0) -> list[Mapping[str, object]]: ...
-    async def exec(self, request: Mapping[str, object]) -> ExecSession: ...
-    def get_files(self, path: str) -> AsyncIterator[bytes]:
-        """A tar stream of ``path``."""
-        ...
-
-    async def put_files(self, path: str, tar: AsyncIterator[bytes]) -> None: ...
-    async def wait_services(self, timeout_s: float) -> Mapping[str, object]:
-        """Healthz once every service answers, or as it is at the end of ``timeout_s``."""
-        ...
-
-    async def proxy(self, port: int) -> Stream: ...
-    async def set_clock(self, epoch_ms: int, timeout_s: float = 2.0) -> None:
-        """Set the guest's clock, which stood still while its vCPUs did."""
-        ...
-
-    async def shutdown(self, *, reboot: bool = False) -> None: ...
-    async def close(self) -> None: ...
-
-
-GuestFactory = Callable[[VmPaths, str], Guest]
-"""The guest whose VMM has its sockets at these paths, reached as `RunningVmm.agent` says."""
-
-
 class Identity(Protocol):
     """Makes identity drives and keeps the managed client key and known_hosts."""
 
@@ -338,15 +345,16 @@ class Identity(Protocol):
         """Write the identity drive; keeps machine-id, host key and agent token of an earlier one, renews clock and entropy."""
         ...
 
+    def known_hosts(self) -> frozenset[str]:
+        """The VMs that have a line in known_hosts, by id."""
+        ...
+
     async def forget(self, vm_id: str, paths: VmPaths) -> None:
         """Remove the drive and the VM's line in known_hosts; idempotent."""
         ...
 
 
-BuildProgress = Callable[[str, str], Awaitable[None] | None]
-
-
-class Images(Protocol):
+class Images(ImageUpkeep, Protocol):
     """The catalog of images on disk."""
 
     def list(self) -> list[ImageManifest]: ...
@@ -356,6 +364,26 @@ class Images(Protocol):
 
     def check_recipe(self, recipe: str, *, name: str | None) -> None:
         """Raise NotFoundError or InvalidInputError if there is no such recipe, it is malformed, or the name is not allowed."""
+        ...
+
+    def plan(self, recipe: str, *, name: str | None) -> ImagePlan:
+        """What `build` would do, without doing it; errors as of `check_recipe`, and HostLacksError."""
+        ...
+
+    async def sbom(self, image_id: str) -> bytes:
+        """The image's inventory: SPDX 2.3 in JSON."""
+        ...
+
+    async def diff(self, before: str, after: str) -> ImageDiff:
+        """How the image ``after`` differs from ``before``, both by id; seconds, the first time."""
+        ...
+
+    def downloads(self) -> tuple[Path, int] | None:
+        """Where downloads are kept for the next build, and the bytes that they take; None if there are none."""
+        ...
+
+    def clear_downloads(self) -> None:
+        """Remove them; idempotent."""
         ...
 
     def boot_stack(self, image_id: str) -> BootStack: ...
@@ -376,15 +404,42 @@ class Images(Protocol):
         """Make an image out of files that are there; progress and interruption as of `build`."""
         ...
 
+    async def check_import(self, wish: ImageImport) -> str:
+        """The name that the image would get; errors as of `check_registration`."""
+        ...
+
+    async def import_image(self, wish: ImageImport, *, progress: BuildProgress) -> ImageManifest:
+        """Make an image out of an exported image, a container image or a root file system; progress and interruption as of `build`."""
+        ...
+
+    async def check_export(self, wish: ImageExport) -> ImageManifest:
+        """The image; RefusedError if something is at the target, NotFoundError or InvalidInputError if it cannot be written."""
+        ...
+
+    async def export_image(self, wish: ImageExport, *, progress: BuildProgress) -> ImageManifest:
+        """Write an image to a file or an OCI layout, which is whole or not there."""
+        ...
+
     async def sweep(self) -> None:
         """Remove what interrupted builds and deletions left; idempotent."""
         ...
 
     def leftovers(self) -> Sequence[tuple[Path, int]]:
-        """What `sweep` would remove, with the bytes that it takes; nothing while a build runs."""
+        """What `sweep` would remove, with the bytes that it takes; nothing while a build or deletion runs."""
         ...
 
-    async def delete(self, image_id: str) -> None: ...
+    def half_deleted(self) -> Sequence[str]:
+        """Ids of images whose deletion broke off: they are none any more, and some of their files are still there."""
+        ...
+
+    async def delete(
+        self, image_id: str, *, unused: Callable[[], None], progress: BuildProgress
+    ) -> None:
+        """Delete an image, or what is left of one; idempotent. ``unused()`` is asked when nothing can come in between any more, and raises if
+        it may not go. Interrupted: it is whole, or none, and `sweep` or another try removes the rest.
+        """
+        ...
+
     def allocated_bytes(self, image_id: str) -> int: ...
 
 
@@ -402,6 +457,10 @@ class Relays(Protocol):
 
         RefusedError if the port is taken.
         """
+        ...
+
+    def open(self) -> frozenset[Port]:
+        """What is listened on."""
         ...
 
     def free_port(self, protocol: ForwardProtocol, host_port: int = 0) -> int:

@@ -5,26 +5,23 @@ Nothing here waits for a guest: a VM whose agent does not answer is still runnin
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 
 import msgspec
 
-from banger.engine.boot import refresh_services, watch_exit
+from banger.api.malformed import NOT_JSON
 from banger.engine.context import Context
-from banger.engine.dial import on_own_network
-from banger.engine.effects import EFFECTS, RUN_EFFECTS, undo_effects
+from banger.engine.effects import EFFECTS, undo_effects
 from banger.engine.engine import Engine
-from banger.engine.forwards import reopen_forwards
+from banger.engine.events import VmChange
 from banger.engine.machine import Machine
-from banger.engine.ports import RunningVmm
-from banger.engine.verbs import vmm_status
+from banger.engine.settle import ran_before_reboot, settle, settle_all
 from banger.host import proc
-from banger.model.errors import BangerError
+from banger.model.errors import BangerError, RefusedError
 from banger.model.ids import is_id
 from banger.model.lease import Lease
-from banger.model.record import ErrorRecord, VmRecord
+from banger.model.record import VmRecord
 from banger.model.spec import VmSpec
 from banger.model.state import AT_REST, VmState
 
@@ -46,135 +43,56 @@ async def reconcile(engine: Engine) -> list[str]:
     said += _recover_lost(context)
     leases = {lease.vm_id: lease for lease in context.store.leases()}
     records = context.store.vms()
+    before = {record.id for record in records if ran_before_reboot(record)}
     await context.network.start()
-    for record in records:
-        machine = Machine(
-            record, leases.get(record.id), context.places.of(record.id), context.store
-        )
-        said += await _settle(engine, machine)
+    said += await settle_all(
+        engine, [_machine(context, record, leases.get(record.id)) for record in records]
+    )
     said += await _sweep_ledger(context, {record.id for record in records})
     running = [machine.id for machine in engine.machines() if machine.vmm is not None]
     said += await context.storage.sweep(context.places.state_dir / "vms", running)
     if not any(machine.vmm for machine in engine.machines()):
         await context.network.stop()
+    said += _start_those_of_before(engine, before)
     for sentence in said:
         log.info("reconcile: %s", sentence)
     return said
 
 
-async def _settle(engine: Engine, machine: Machine) -> list[str]:
-    context = engine.context
-    state = machine.state
-    if state in {VmState.CREATING, VmState.DELETING}:
-        try:
-            await undo_effects(context, machine)
-        except Exception as error:  # noqa: BLE001  it stays visible, to be deleted again
-            machine.enter(VmState.FAILED, error=ErrorRecord.of(error))
-            engine.take(machine)
-            return [f"VM {machine.name}: {state} was cut short, and undoing it failed: {error}"]
-        context.store.delete_vm(machine.id)
-        return [f"VM {machine.name}: {state} was cut short; undone"]
+def _machine(context: Context, record: VmRecord, lease: Lease | None) -> Machine:
+    places, hub = context.places.of(record.id), context.board.hub
+    return Machine(record, lease, places, context.store, hub)
+
+
+def _start_those_of_before(engine: Engine, before: set[str]) -> list[str]:
+    """Begin to start the VMs that ran when the host went down and are to come up with it. What one lacks keeps no other."""
     said = []
-    if state in {VmState.RUNNING, VmState.PAUSED}:
-        if await _adopt(context, machine):
-            engine.take(machine)
-            return [
-                f"VM {machine.name}: adopted, pid {machine.vmm.identity.pid}" if machine.vmm else ""
-            ]
-        said = await _found_dead(context, machine)
-    elif state not in AT_REST or _has_run_effects(context, machine):
-        await undo_effects(context, machine, RUN_EFFECTS)
-        if state not in AT_REST:
-            cut_short = ErrorRecord(
-                "failure",
-                f"the daemon ended while VM {machine.name} was {state}",
-                hint=f"banger vm start {machine.name}",
-            )
-            machine.enter(VmState.STOPPED, error=cut_short)
-            said = [f"VM {machine.name}: was {state}, now stopped"]
-    engine.take(machine)
+    for machine in engine.machines():
+        if machine.id not in before or not machine.record.spec.autostart:
+            continue
+        if machine.state not in AT_REST:
+            continue
+        try:
+            engine.start(machine, None)
+            said.append(f"VM {machine.name}: is started again, as its autostart says")
+        except BangerError as error:
+            said.append(f"VM {machine.name}: could not be started again: {error}")
     return said
 
 
-def _has_run_effects(context: Context, machine: Machine) -> bool:
-    rows = context.store.ledger()
-    return any(row.vm_id == machine.id and row.effect in RUN_EFFECTS for row in rows)
-
-
-async def _adopt(context: Context, machine: Machine) -> bool:
-    run = machine.record.run
-    if run is None:
-        return False
-    vmm = await context.vmms.named(run.vmm).adopt(run.process, machine.paths)
-    if vmm is None:
-        return False
-    machine.vmm = vmm
-    machine.guest = context.guests(machine.paths, vmm.agent)
-    watch_exit(machine)
-    if machine.lease is not None and on_own_network(run.network):
-        context.network.adopted(machine.lease)
-        await _set_nat(context, machine)
-    await reopen_forwards(context, machine)
-    await _look_at_vmm(machine, vmm)
-    machine.checker = asyncio.create_task(check_ready(machine), name=f"ready? {machine.id}")
-    return True
-
-
-async def _set_nat(context: Context, machine: Machine) -> None:
-    """The way outside is as the record has it: the daemon before may have ended between changing it and writing it down."""
-    if machine.lease is None:
-        return
-    try:
-        await context.network.set_outward(machine.lease, outward=machine.record.spec.nat)
-    except (BangerError, OSError) as error:
-        log.warning("VM %s: its way outside could not be set: %s", machine.id, error)
-
-
-async def _look_at_vmm(machine: Machine, vmm: RunningVmm) -> None:
-    """Whether it is paused is what the VMM says: the daemon before may have ended between telling it and writing it down."""
-    status = await vmm_status(vmm)
-    state = {"running": VmState.RUNNING, "paused": VmState.PAUSED}.get(status or "")
-    if state is not None and state is not machine.state:
-        machine.enter(state)
-
-
-async def check_ready(machine: Machine, timeout_s: float = 60.0) -> None:
-    """Find out in the background whether an adopted VM is ready."""
-    if machine.guest is None:
-        return
-    try:
-        await machine.guest.wait_connected(timeout_s)
-        await refresh_services(machine, timeout_s)
-    except (BangerError, OSError) as error:
-        log.info("VM %s: adopted, but not ready: %s", machine.id, error)
-        return
-    if machine.vmm is not None:
-        machine.ready = all(machine.services.values())
-
-
-async def _found_dead(context: Context, machine: Machine) -> list[str]:
-    run = machine.record.run
-    rebooted = run is not None and run.process.boot_id != proc.boot_id()
-    await undo_effects(context, machine, RUN_EFFECTS)
-    if rebooted:
-        machine.enter(
-            VmState.STOPPED,
-            error=ErrorRecord(
-                "failure",
-                "the host was restarted while the VM ran",
-                hint=f"banger vm start {machine.name}",
-            ),
-        )
-        return [f"VM {machine.name}: stopped, the host was restarted"]
-    tail = context.console_tail(machine.paths)
-    error = ErrorRecord(
-        "vmm-died",
-        f"VM {machine.name} ended while the daemon was down",
-        detail=f"last lines of the console:\n{tail}" if tail else "",
-        hint=f"banger vm start {machine.name}",
-    )
-    machine.enter(VmState.FAILED, error=error)
-    return [f"VM {machine.name}: its VMM had ended"]
+async def recover(engine: Engine, vm_id: str) -> str:
+    """Take up a VM whose directory has its record and which the database does not know; a sentence. BangerError if that cannot be."""
+    context = engine.context
+    if any(record.id == vm_id for record in context.store.vms()):
+        raise RefusedError(f"VM {vm_id} is known after all", hint="banger audit")
+    said = _recover_one(context, context.places.of(vm_id).state / "vm.json")
+    record = next((record for record in context.store.vms() if record.id == vm_id), None)
+    if record is None:
+        raise BangerError(f"VM {vm_id} could not be recovered", detail=said, hint="banger vm list")
+    lease = next((lease for lease in context.store.leases() if lease.vm_id == vm_id), None)
+    machine = _machine(context, record, lease)
+    context.board.hub.tell(VmChange(machine.id, machine.name, machine.state))
+    return "; ".join([said, *await settle(engine, machine)])
 
 
 async def _sweep_ledger(context: Context, known: set[str]) -> list[str]:
@@ -182,7 +100,7 @@ async def _sweep_ledger(context: Context, known: set[str]) -> list[str]:
     said = []
     for vm_id in sorted({row.vm_id for row in context.store.ledger()} - known):
         record = VmRecord(vm_id, vm_id, VmState.DELETING, "", "", VmSpec())
-        machine = Machine(record, None, context.places.of(vm_id), context.store)
+        machine = _machine(context, record, None)
         try:
             await undo_effects(context, machine, tuple(EFFECTS))
             said.append(f"effects of the forgotten VM {vm_id} removed")
@@ -214,7 +132,7 @@ def _recover_one(context: Context, path: Path) -> str:
         context.store.insert_vm(record, copy.lease)
         for effect in EFFECTS:
             context.store.intend(record.id, effect)
-    except (msgspec.MsgspecError, BangerError, OSError) as error:
+    except (*NOT_JSON, BangerError, OSError) as error:
         return f"directory {path.parent} could not be recovered: {error}"
     end = "; its VMM is ended, start it again" if unknown else ""
     return f"VM {record.name} recovered from {path}{end}"

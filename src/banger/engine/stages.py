@@ -66,13 +66,20 @@ async def reserve(context: Context, machine: Machine, job: Job) -> str:
 
 
 async def make_disks(context: Context, machine: Machine, job: Job) -> str:
-    """Root disk and work disk."""
+    """Root disk and work disk. A clone of a work seed that is not current is completed, and the seed is renewed for the next VM."""
     del job
-    boot = context.images.boot_stack(machine.record.image_id)
+    image_id = machine.record.image_id
+    seed = await context.images.seed(image_id)
+    boot = context.images.boot_stack(image_id)
     choice = machine.storage
     if choice is None:
         raise RuntimeError("validate comes first")
     made = await context.storage.create(boot, machine.record.spec, machine.paths, choice.driver)
+    made = ", ".join(filter(None, (made, seed.detail)))
+    if not seed.current:
+        added = await context.images.complete_home(machine.paths.work, image_id)
+        made += f", work seed of an older banger{f' (added {added})' if added else ''}"
+        context.stale_seeds.put_nowait(image_id)
     machine.save(storage=choice.driver.value)
     save_copy(machine)
     return f"{made} ({choice.why})"
@@ -93,6 +100,7 @@ async def rewrite_identity(context: Context, machine: Machine, mtu: int | None =
         machine.lease if has_nic else None,
         mtu,
         context.images.boot_stack(machine.record.image_id).manifest.services,
+        peers=bool(machine.record.spec.groups) and mtu is not None,  # QEMU's own network has none
     )
     await context.identity.write(request, machine.paths)
     return ""
@@ -166,7 +174,11 @@ async def attach_network(context: Context, machine: Machine, job: Job) -> str:
     if machine.lease is None:
         raise RuntimeError("every VM has a lease")
     machine.attachment = await context.network.attach(
-        machine.lease, spec.network, named=_backend(machine).named_tap, outward=spec.nat
+        machine.lease,
+        spec.network,
+        named=_backend(machine).named_tap,
+        outward=spec.nat,
+        groups=spec.groups,
     )
     await open_forwards(context, machine)
     return machine.attachment.mode

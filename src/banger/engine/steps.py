@@ -16,13 +16,22 @@ from banger.engine.machine import Machine
 from banger.engine.operations import OperationRun, StageHandle
 from banger.host.undo import UndoStack
 from banger.model.clock import Deadline
+from banger.model.state import WaitFor
+
+
+def _silent(detail: str) -> None:
+    del detail
 
 
 @dataclass(slots=True)
 class Job:
-    """What one operation was asked: how long the guest may take (to become ready, to shut down), and where it is in that time."""
+    """What one operation was asked: how long the guest may take (to become ready, to shut down), where it is in that time, and how
+    far it is waited for. ``say`` tells who watches of the step that runs.
+    """
 
     ready_s: float
+    wait: WaitFor = WaitFor.SERVICES
+    say: Callable[[str], None] = _silent
     deadline: Deadline = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +80,7 @@ async def perform(
                     functools.partial(undo_effect, context, machine, effect),
                     deadline_s=30,
                 )
+            job.say = stage.say
             said = await step.do(context, machine, job)
             stage.detail = ", ".join(filter(None, (said, waited)))
             for effect in step.effects:

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from banger.engine import forwards
 from banger.engine.adjust import Changes, adjusted
-from banger.engine.boot import exit_error
+from banger.engine.boot import TimerLostError, exit_error
 from banger.engine.context import Context
 from banger.engine.effects import RUN_EFFECTS, undo_effect, undo_effects
 from banger.engine.machine import Machine
 from banger.engine.operations import OperationRun, StageHandle
-from banger.engine.plans import BRING_UP, MAKE, RENEW
+from banger.engine.plans import MAKE, RENEW, bring_up
 from banger.engine.ports import RunningVmm
 from banger.engine.stages import close_tap, rewrite_identity, save_copy
 from banger.engine.steps import Job, perform
@@ -28,6 +28,7 @@ from banger.model.units import format_duration
 
 log = logging.getLogger(__name__)
 STATUS_S = 1.0
+BOOTS = 3
 
 
 async def create(
@@ -72,6 +73,19 @@ def _rest(machine: Machine, error: BaseException) -> None:
 
 
 async def _bring_up(context: Context, machine: Machine, run: OperationRun, job: Job) -> None:
+    """Start and wait as asked. A boot that lost its timer is undone and done again, which the stages show."""
+    for left in reversed(range(BOOTS)):
+        try:
+            await _bring_up_once(context, machine, run, job)
+        except TimerLostError as error:
+            if not left:
+                raise
+            log.warning("VM %s is started again: %s", machine.id, error)
+        else:
+            return
+
+
+async def _bring_up_once(context: Context, machine: Machine, run: OperationRun, job: Job) -> None:
     async with AsyncExitStack() as slot, UndoStack() as running:
 
         async def admission(stage: StageHandle) -> str:
@@ -82,7 +96,8 @@ async def _bring_up(context: Context, machine: Machine, run: OperationRun, job: 
             return f"queued {format_duration(clock.monotonic_ms() - began_ms)}" if full else ""
 
         running.push("close the TAP", functools.partial(close_tap, machine))
-        await perform(context, machine, run, BRING_UP, running, job, admission=admission)
+        steps = bring_up(job.wait)
+        await perform(context, machine, run, steps, running, job, admission=admission)
         running.release()
 
 
@@ -159,7 +174,7 @@ async def restart(context: Context, machine: Machine, run: OperationRun, job: Jo
 
 def replace_budget(job: Job, context: Context) -> Job:
     """A job whose time is that of a shutdown, not that of the boot that follows."""
-    return Job(ready_s=min(job.ready_s, context.timeouts.shutdown_s))
+    return Job(min(job.ready_s, context.timeouts.shutdown_s), job.wait)
 
 
 async def delete(context: Context, machine: Machine, run: OperationRun) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from banger.api import schema
+from banger.engine.audit import Fixed
 from banger.engine.cleaning import Pruned
 from banger.engine.forwards import wanted
 from banger.engine.machine import Machine
 from banger.model.manifest import ImageManifest
 from banger.model.record import ErrorRecord, OperationRecord, StageRecord
+from banger.model.residue import Finding
 from banger.model.spec import Forward
 from banger.model.usage import DiskUsage
 
@@ -61,6 +64,8 @@ def vm(machine: Machine, image_name: str, services: Sequence[tuple[str, int]]) -
             network=spec.network.value,
             nat=spec.nat,
             forwards=forwards(spec.forwards),
+            groups=list(spec.groups),
+            autostart=spec.autostart,
         ),
         status=schema.VmStatus(
             vmm=run.vmm if run else None,
@@ -77,7 +82,7 @@ def vm(machine: Machine, image_name: str, services: Sequence[tuple[str, int]]) -
             ],
             forwards=forwards(record.forwards) if run else [],
             last_error=error(record.last_error),
-            warning=run.warning if run else "",
+            warning="; ".join(filter(None, (run.warning, *machine.notes.values()))) if run else "",
             storage=record.storage or None,
         ),
     )
@@ -105,8 +110,13 @@ def operation(record: OperationRecord) -> schema.Operation:
     )
 
 
-def image(manifest: ImageManifest, allocated_bytes: int, used_by: Sequence[str]) -> schema.Image:
-    """An image and the names of the VMs that use it."""
+SeedWord = Literal["current", "older", "none"]
+
+
+def image(
+    manifest: ImageManifest, allocated_bytes: int, used_by: Sequence[str], seed: SeedWord
+) -> schema.Image:
+    """An image, the names of the VMs that use it, and how its work seed is."""
     return schema.Image(
         id=manifest.id,
         name=manifest.name,
@@ -122,6 +132,12 @@ def image(manifest: ImageManifest, allocated_bytes: int, used_by: Sequence[str])
         ],
         packages=manifest.packages,
         used_by=list(used_by),
+        parent=manifest.parent or None,
+        history=[
+            schema.ImageHistory(one.at, one.action, one.parent or None, one.vm or None)
+            for one in manifest.history
+        ],
+        seed=seed,
     )
 
 
@@ -157,3 +173,23 @@ def leftover(pruned: Pruned) -> schema.Leftover:
     return schema.Leftover(
         item.kind, item.name, str(item.path), item.size_bytes, pruned.removed, error(pruned.error)
     )
+
+
+def residue(finding: Finding) -> schema.Residue:
+    """Where record and host differ."""
+    return schema.Residue(
+        finding.kind,
+        finding.sense,
+        finding.name,
+        finding.what,
+        finding.remedy.value,
+        finding.vm_id or None,
+        finding.hint,
+    )
+
+
+def fixed(item: Fixed) -> schema.Residue:
+    """As `residue`, and what became of it."""
+    found = residue(item.finding)
+    found.fixed, found.did, found.error = item.fixed, item.did, error(item.error)
+    return found

@@ -47,12 +47,20 @@ class Worker:
         self._gone = gone
         self._reboot = reboot
         self._items: deque[Item] = deque()
+        self._works = False
         self._task = asyncio.create_task(self._loop(), name=f"worker {machine.id}")
 
     @property
     def queue(self) -> list[Queued]:
         """What runs and waits."""
         return [item.queued for item in self._items if not item.run.record.state.final]
+
+    @property
+    def busy(self) -> bool:
+        """Whether it does something, cleaning up after a run included, or is about to."""
+        exited = self.machine.exited
+        ended = exited is not None and exited.done()
+        return self._works or self.machine.wake.is_set() or bool(self._items) or ended
 
     def submit(
         self, verb: Verb, run: OperationRun, work: Work, *, cancel_running: bool = False
@@ -74,7 +82,9 @@ class Worker:
         machine = self.machine
         bound.VM.set(machine.id)
         while True:
+            self._works = False
             await machine.wake.wait()
+            self._works = True
             machine.wake.clear()
             while self._items:
                 await self._do(self._items[0])

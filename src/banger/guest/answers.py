@@ -18,7 +18,9 @@ from banger.wire.http1 import HttpError
 AGENT_PORT = 1024
 MAX_JSON_BYTES = 1 << 20
 CALL_S = 5.0
-START_S = 30.0  # for a command to start: a hundred at once have to share an emulated CPU
+START_S = (
+    90.0  # for a command to start: a hundred at once have to share one emulated CPU of a busy host
+)
 _ERRORS: Mapping[int, type[BangerError]] = {400: InvalidInputError, 404: NotFoundError}
 _HINTS: Mapping[int, str] = {
     400: "banger vm exec --help, banger vm cp --help",
@@ -34,9 +36,7 @@ async def within(timeout_s: float, what: str) -> AsyncIterator[None]:
         async with asyncio.timeout(timeout_s):
             yield
     except (TimeoutError, OSError, HttpError) as error:
-        detail = (
-            f"no answer within {timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
-        )
+        detail = str(error) or f"no answer within {timeout_s:g} s"  # a deadline's own has no words
         how = "broke off" if isinstance(error, HttpError) else "did not answer"
         raise GuestNotReadyError(
             f"the guest's agent {how} {what}",

@@ -20,12 +20,14 @@ from banger.guest.bulk import MAX_PORTS, BulkPorts
 from banger.guest.channel import Channel, MuxChannel, VsockChannel
 from banger.guest.exec_session import AgentExec
 from banger.guest.files import FileTransfers
-from banger.model.clock import Deadline
+from banger.model.clock import Deadline, monotonic_ms
 from banger.model.errors import GuestNotReadyError, RefusedError
 from banger.model.machine import VmPaths
 from banger.wire.http1 import ByteStream, Exchange, HttpError
 
 _RETRY_S = 0.05
+_REFUSED_MS = 1000
+"""A connection that fails sooner was refused; later, its device gave up on a guest that is busy (Firecracker does so after 2 s)."""
 
 
 class AgentGuest:
@@ -45,6 +47,19 @@ class AgentGuest:
 
     async def _stream(self) -> ByteStream:
         return await self._channel.open(AGENT_PORT)
+
+    async def _stream_of_busy(self) -> ByteStream:
+        """As `_stream`, again and again as long as the guest is too busy to take the connection: nothing was asked of it yet.
+
+        The caller's deadline ends it.
+        """
+        while True:
+            began_ms = monotonic_ms()
+            try:
+                return await self._stream()
+            except (TimeoutError, OSError, HttpError):
+                if monotonic_ms() - began_ms < _REFUSED_MS:
+                    raise
 
     def _headers(self) -> dict[str, str]:
         try:
@@ -109,7 +124,7 @@ class AgentGuest:
     async def exec(self, request: Mapping[str, object]) -> AgentExec:
         """Start a command."""
         async with within(START_S, "POST /exec"):
-            stream = await self._stream()
+            stream = await self._stream_of_busy()
             try:
                 exchange = Exchange(stream)
                 headers = {**self._headers(), "Connection": "Upgrade", "Upgrade": "banger-exec"}

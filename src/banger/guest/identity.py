@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
 from banger.host import fs
 from banger.host.exec import find_program, run
+from banger.model.ids import is_id
 from banger.model.machine import HostKey, IdentityRequest, VmPaths
+from banger.model.manifest import services_json
 
 SEED_BYTES = 512
 _KEY = "rootfs/etc/ssh/ssh_host_ed25519_key"
@@ -64,6 +64,12 @@ class IdentityStore:
         if self._known_hosts.exists():
             with self._locked(self._known_hosts):
                 self._write_known_hosts(self._others(vm_id))
+
+    def known_hosts(self) -> frozenset[str]:
+        """The VMs that have a line, by id."""
+        hosts = [host for line in self._others() for host in line.partition(" ")[0].split(",")]
+        names = [host.removesuffix(".banger") for host in hosts if host.endswith(".banger")]
+        return frozenset(name for name in names if is_id(name))
 
     async def _client_key(self) -> bytes:
         """The managed client key's public half; the pair is made on first use, or when a half is gone."""
@@ -134,15 +140,18 @@ def _kept(path: Path) -> dict[str, bytes]:
 def _settings(request: IdentityRequest, now_s: int) -> dict[str, bytes]:
     lease = request.lease
     hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {request.name}.banger {request.name}\n"
+    servers = [] if lease is None else [lease.dns]
+    if lease is not None and request.peers:
+        servers.insert(0, lease.names)
     files = {
         "rootfs/etc/hostname": f"{request.name}\n".encode(),
         "rootfs/etc/hosts": hosts.encode(),
         "control/clock": f"{now_s}\n".encode(),
         "control/seed": secrets.token_bytes(SEED_BYTES),
-        "rootfs/etc/resolv.conf": b"" if lease is None else f"nameserver {lease.dns}\n".encode(),
+        "rootfs/etc/resolv.conf": "".join(f"nameserver {a}\n" for a in servers).encode(),
     }
     if request.services is not None:
-        files["rootfs/etc/banger/services.json"] = msgspec.json.encode(request.services) + b"\n"
+        files["rootfs/etc/banger/services.json"] = services_json(request.services)
     if lease is not None:
         network = {"ADDRESS": f"{lease.ip}/{lease.prefix_length}", "GATEWAY": lease.gateway}
         if request.mtu is not None:

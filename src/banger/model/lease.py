@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +18,15 @@ class Lease:
     prefix_length: int
     gateway: str
     dns: str
+
+    @property
+    def names(self) -> str:
+        """Where a guest asks for the names of VMs that it reaches: the address after ``dns``, in a network of banger's own."""
+        return str(ipaddress.IPv4Address(self.dns) + 1)
+
+
+class Traffic(NamedTuple):
+    """Bytes that a guest sent and received, frames' headers included."""
+
+    sent_bytes: int
+    received_bytes: int

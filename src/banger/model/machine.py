@@ -51,6 +51,14 @@ class StorageChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class SeedState:
+    """A work seed that is whole. ``current``: a clone of it is a home as it is; else something may be missing in it. ``detail``: what was done."""
+
+    current: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StoreFill:
     """How full the store of a VM's changes is. ``trouble``: why it cannot grow any more; empty while it can."""
 
@@ -209,13 +217,16 @@ class VmmExit:
 
 @dataclass(frozen=True, slots=True)
 class IdentityRequest:
-    """What the identity drive says to the guest. ``lease`` None: no network; ``services`` None: those of its own root file system."""
+    """What the identity drive says to the guest. ``lease`` None: no network; ``services`` None: those of its own root file
+    system; ``peers``: it may reach other VMs, and asks for their names.
+    """
 
     vm_id: str
     name: str
     lease: Lease | None
     mtu: int | None = None
     services: tuple[Service, ...] | None = None
+    peers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from banger.model.errors import InvalidInputError
 from banger.model.ids import check_name
 from banger.model.manifest import CMDLINE_PATTERN, MAX_CMDLINE_CHARS, SERVICE_PATTERN, Service
+from banger.model.transfer import check_ref
 
 _CMDLINE = re.compile(CMDLINE_PATTERN, re.ASCII)
 _SERVICE = re.compile(SERVICE_PATTERN, re.ASCII)
@@ -19,7 +20,8 @@ class Registration:
     """An image out of files that are there; ``base`` is the name or id of an image that gives what is not.
 
     ``modules`` is a directory or tar that banger's initramfs is made with; ``built_in`` says that the kernel needs none.
-    ``replace`` takes the name from an image that has it.
+    ``replace`` takes the name from an image that has it. With ``boot_only`` the base image gives its boot stack and nothing else. ``ref``
+    and ``start_command`` are about a root that is a container image's; see `banger.model.transfer.ImageImport`.
     """
 
     name: str
@@ -33,6 +35,9 @@ class Registration:
     cmdline: str | None = None
     services: tuple[Service, ...] | None = None
     replace: bool = False
+    boot_only: bool = False
+    ref: str | None = None
+    start_command: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name, what="image")
@@ -73,6 +78,12 @@ class Registration:
         return {option: path for option, path in given.items() if path is not None}
 
     def _check_boot_stack(self) -> None:
+        check_ref(self.ref)
+        if self.boot_only and (self.rootfs is None or self.base is None):
+            raise InvalidInputError(
+                "a boot stack alone is no image",
+                hint="add --rootfs FILE, or write --from for --kernel-from",
+            )
         ways = (self.initramfs is not None, self.modules is not None, self.built_in)
         if sum(ways) > 1:
             raise InvalidInputError(

@@ -11,6 +11,8 @@ from banger.model.errors import InvalidInputError
 from banger.model.units import GIB, MIB, format_size
 
 MAX_VCPUS = 32  # Firecracker's limit (MAX_SUPPORTED_VCPUS); QEMU microvm's is higher
+MAX_GROUPS = 16
+GROUP_PATTERN = r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?"
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 128, 1 << 20
 MIN_DISK_BYTES, MAX_DISK_BYTES = 64 * MIB, 64 << 40
 
@@ -42,6 +44,7 @@ class ForwardProtocol(StrEnum):
 _FORWARD = re.compile(
     r"(?:(?P<host>\d{1,5}):)?(?P<guest>\d{1,5})(?:/(?P<protocol>tcp|udp))?", re.ASCII
 )
+_GROUP = re.compile(GROUP_PATTERN, re.ASCII)
 _HOST_PORT = re.compile(r"(?P<port>\d{1,5})(?:/(?P<protocol>tcp|udp))?", re.ASCII)
 
 
@@ -110,7 +113,9 @@ def _shown(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class VmSpec:
-    """The machine that was asked for. Sizes carry their unit; ``image`` is a full image id or name."""
+    """The machine that was asked for. Sizes carry their unit; ``image`` is a full image id or name; with ``autostart`` it comes up again with
+    its host, if it ran when that went down.
+    """
 
     image: str = "debian"
     vcpus: int = 2
@@ -121,8 +126,11 @@ class VmSpec:
     network: NetworkMode = NetworkMode.AUTO
     nat: bool = True
     forwards: tuple[Forward, ...] = ()
+    groups: tuple[str, ...] = ()
+    autostart: bool = False
 
     def __post_init__(self) -> None:
+        _check_groups(self.groups, self.network)
         _within("vcpus", self.vcpus, 1, MAX_VCPUS)
         _within("memory_mib", self.memory_mib, MIN_MEMORY_MIB, MAX_MEMORY_MIB)
         for name, size_bytes in (("disk size", self.disk_bytes), ("work size", self.work_bytes)):
@@ -149,6 +157,28 @@ class VmSpec:
                 detail="TCP reaches it through its agent",
                 hint="forward TCP, or make the VM with --network user",
             )
+
+
+def _check_groups(groups: tuple[str, ...], network: NetworkMode) -> None:
+    """VMs in a group reach each other."""
+    for name in groups:
+        if _GROUP.fullmatch(name) is None:
+            raise InvalidInputError(
+                f"{_shown(name)} is no name of a group",
+                detail="it must be 1 to 32 of a-z, 0-9 and '-', and not begin or end with '-'",
+                hint="choose another one, for example: --group web",
+            )
+    if len(groups) > MAX_GROUPS or len(set(groups)) != len(groups):
+        raise InvalidInputError(
+            f"a VM is in at most {MAX_GROUPS} groups, and in each once",
+            hint="banger vm show NAME lists its groups",
+        )
+    if groups and network is NetworkMode.NONE:
+        raise InvalidInputError(
+            "a VM without a network is in no group",
+            detail="VMs of a group reach each other by the network",
+            hint="give it one: --network auto; or no group: --no-groups",
+        )
 
 
 def _within(name: str, value: int, low: int, high: int) -> None:

@@ -36,6 +36,14 @@ class VmState(StrEnum):
     DELETING = "deleting"
 
 
+class WaitFor(StrEnum):
+    """How far a start is waited for: until the guest's init runs, its agent answers, or all services do."""
+
+    BOOTED = "booted"
+    AGENT = "agent"
+    SERVICES = "services"
+
+
 class OperationState(StrEnum):
     """Where an operation is; the last three are final."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 DiskKind = Literal["vm", "image", "other"]
-LeftoverKind = Literal["build", "vm", "database", "image", "download"]
+LeftoverKind = Literal["build", "vm", "database", "image", "download", "cache"]
 
 
 class Owner(NamedTuple):

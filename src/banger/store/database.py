@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
@@ -62,6 +63,11 @@ def _unusable(path: Path, error: sqlite3.Error) -> HostLacksError:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    with suppress(
+        OSError
+    ):  # SQLite says in its own words what is wrong; its -wal and -shm get the mode of the file
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        path.chmod(0o600)
     connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
     try:
         _refuse_newer(connection, path)
@@ -74,8 +80,6 @@ def _open(path: Path) -> sqlite3.Connection:
                 f"database disk image is malformed: {verdict}"
             )
         migrate(connection, path)
-        with suppress(OSError):
-            path.chmod(0o600)
     except BaseException:
         connection.close()
         raise

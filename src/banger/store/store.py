@@ -6,7 +6,7 @@ Each public method is one transaction. Callers are on one thread (the daemon's e
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from banger.model.state import OperationState
 from banger.store.database import is_disk_full, open_database
 
 KEEP_OPERATIONS = 1000
+_STAGE = msgspec.json.Decoder(StageRecord)
+_Row = tuple[str, str, str, str, str, str, float | None, str | None]
 
 
 def _dump(value: object) -> str:
@@ -173,23 +175,16 @@ class Store:
         return self._operations("WHERE state IN ('pending', 'running') ORDER BY seq", ())
 
     def _operations(self, where: str, values: tuple[object, ...]) -> list[OperationRecord]:
+        """Two statements, however many there are: a list is asked for all the time."""
         columns = "id, kind, target, target_name, state, created_at, duration_ms, error_json"
         rows = self._db.execute(f"SELECT {columns} FROM operations {where}", values).fetchall()  # noqa: S608  fixed text
-        return [self._operation(row) for row in rows]
-
-    def _operation(
-        self, row: tuple[str, str, str, str, str, str, float | None, str | None]
-    ) -> OperationRecord:
-        stages = self._db.execute(
-            "SELECT stage_json FROM stages WHERE operation_id = ? ORDER BY seq", (row[0],)
-        )
-        return OperationRecord(
-            *row[:4],
-            OperationState(row[4]),
-            *row[5:7],
-            stages=tuple(msgspec.json.decode(text, type=StageRecord) for (text,) in stages),
-            error=msgspec.json.decode(row[7], type=ErrorRecord) if row[7] else None,
-        )
+        stages: dict[str, list[StageRecord]] = {}
+        for operation_id, text in self._db.execute(
+            f"SELECT operation_id, stage_json FROM stages WHERE operation_id IN (SELECT id FROM operations {where}) ORDER BY operation_id, seq",  # noqa: S608
+            values,
+        ):
+            stages.setdefault(operation_id, []).append(_STAGE.decode(text))
+        return [_operation(row, stages.get(row[0], ())) for row in rows]
 
     # Ledger
 
@@ -214,6 +209,16 @@ class Store:
         """All rows, by VM."""
         rows = self._db.execute("SELECT vm_id, effect, done FROM ledger ORDER BY vm_id, created_at")
         return [LedgerRow(vm_id, effect, bool(done)) for vm_id, effect, done in rows]
+
+
+def _operation(row: _Row, stages: Sequence[StageRecord]) -> OperationRecord:
+    return OperationRecord(
+        *row[:4],
+        OperationState(row[4]),
+        *row[5:7],
+        stages=tuple(stages),
+        error=msgspec.json.decode(row[7], type=ErrorRecord) if row[7] else None,
+    )
 
 
 def _error_text(error: ErrorRecord | None) -> str | None:

@@ -113,3 +113,14 @@ def test_changes_are_only_accepted_by_an_idle_vm_at_rest(state, queue):
 def test_an_accepted_start_leads_to_running(state, queue):
     if admit(state, queue, Verb.START) == Accept():
         assert expected(state, [*queue, Queued(Verb.START, "n")]) is VmState.RUNNING
+
+
+@pytest.mark.parametrize("verb", [Verb.SET, Verb.PROMOTE])
+def test_who_wants_a_vm_at_rest_for_himself_is_told_what_has_it(verb):
+    assert admit(VmState.STOPPED, [Queued(Verb.PROMOTE, "op")], verb) == Refuse(
+        "has an operation in hand", "banger op wait op"
+    )
+    assert admit(VmState.STARTING, [Queued(Verb.START, "op")], verb) == Refuse(
+        "is starting", "banger vm stop {name}"
+    )
+    assert admit(VmState.FAILED, [], verb) == Accept()

@@ -56,6 +56,16 @@ async def test_an_old_directory_without_a_record_goes_and_a_dry_run_leaves_it(cl
     assert not orphan.exists()
 
 
+async def test_what_builds_have_downloaded_goes(cleaning, engine):
+    cache = engine.context.images.directory / "cache"
+    cache.mkdir()
+    (item,) = await cleaning.prune(Wish(), dry_run=True)
+    assert (item.leftover.kind, item.leftover.path, item.leftover.size_bytes) == ("cache", cache, 8192)  # fmt: skip
+    (item,) = await cleaning.prune(Wish(), dry_run=False)
+    assert item.removed
+    assert not cache.exists()
+
+
 def is_young(path):
     age(path, OLD_S / 2)
 

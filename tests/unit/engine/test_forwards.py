@@ -5,7 +5,13 @@ import pytest
 from banger.engine import forwards
 from banger.engine.adjust import Changes
 from banger.engine.reconcile import reconcile
-from banger.model.errors import BangerError, HostLacksError, NotFoundError, RefusedError
+from banger.model.errors import (
+    BangerError,
+    HostLacksError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+)
 from banger.model.record import VmRecord
 from banger.model.spec import Forward, ForwardProtocol, NetworkMode, VmSpec
 from banger.model.state import OperationState, VmState
@@ -222,6 +228,37 @@ async def test_nat_and_forwards_change_together_or_not_at_all(engine, world):
     assert world.outward == {machine.id: True}
     assert machine.record.spec.nat is True
     assert world.inventory() == before
+
+
+async def test_groups_change_at_once_while_the_vm_runs_and_at_rest(engine, world):
+    machine = await make(engine)
+    await engine.change(machine, Changes(groups=("web", "db")))
+    assert world.groups == {machine.id: ("web", "db")}
+    world.fail_at = {"groups"}
+    with pytest.raises(BangerError, match="told to fail"):
+        await engine.change(machine, Changes(groups=()))
+    world.fail_at = set()
+    assert machine.record.spec.groups == ("web", "db")
+    assert world.groups == {machine.id: ("web", "db")}
+    await finished(engine, engine.stop(machine, None, force=True))
+    await engine.change(machine, Changes(groups=("ci",)))
+    world.groups.clear()
+    await finished(engine, engine.start(machine, None))
+    assert world.groups == {machine.id: ("ci",)}
+
+
+@pytest.mark.parametrize("groups", [("Web",), ("",), ("-",), ("a" * 33,), ("a", "a"), ("../x",), tuple(f"g{n}" for n in range(17))])  # fmt: skip
+async def test_what_is_no_group_is_refused_and_changes_nothing(engine, world, groups):
+    machine = await make(engine)
+    with pytest.raises(InvalidInputError, match="group"):
+        await engine.change(machine, Changes(groups=groups))
+    assert world.groups == {machine.id: ()}
+
+
+async def test_a_vm_without_a_network_is_in_no_group(engine):
+    machine = await make(engine, network=NetworkMode.NONE)
+    with pytest.raises(InvalidInputError, match="in no group"):
+        await engine.change(machine, Changes(groups=("web",)))
 
 
 async def test_a_filter_that_does_not_obey_leaves_the_record_as_it_was(engine, world):

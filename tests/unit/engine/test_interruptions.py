@@ -1,99 +1,98 @@
-"""Every operation, broken off before and after every stage: by an error, and by the daemon's sudden end.
+"""The fault matrix: every operation, at every trace point of every stage, with every fault. Generated from what operations do.
 
-An engine that is dropped while a stage hangs stands in for kill -9; the next one reconciles. tests/vm does it for real.
+After each: the state is true, `banger audit` finds nothing else, the next try succeeds, and in the end the host and the ledger are as they
+were. An engine that is dropped while a stage hangs stands in for kill -9 of the daemon; tests/fault does that for real.
 """
 
 import asyncio
 import contextlib
-import itertools
-from dataclasses import replace
+from collections import Counter
 
 import pytest
 
-from banger.engine.adjust import Changes
-from banger.engine.image_work import ImageWork
+from banger.engine.admission import Verb
+from banger.engine.audit import Audit
+from banger.engine.plans import CREATE, START
 from banger.engine.reconcile import reconcile
 from banger.host import faults
-from banger.model.errors import BangerError
-from banger.model.spec import Forward, ForwardProtocol
+from banger.model.errors import BangerError, RefusedError
 from banger.model.state import OperationState, VmState
-from tests.unit.engine.test_engine import SPEC, finished, make
+from tests.framework.operations import DEEDS, Bench, passed
 
-CHANGES = Changes(name="new", work_bytes=2 << 30)
-ADJUSTMENT = Changes(
-    nat=False,
-    add=(Forward(8080, 80), Forward(0, 53, ForwardProtocol.UDP)),
-    remove=((ForwardProtocol.TCP, 9090),),
-)
-STAGES = {
-    "vm.start": ["validate", "identity", "network", "vmm", "boot", "agent", "services", "ready"],
-    "vm.stop": ["shutdown", "vmm"],
-    "vm.restart": ["shutdown", "vmm", "validate", "identity", "network", "boot", "agent", "services", "ready"],
-    "vm.delete": ["vmm", "network", "disks", "forget"],
-    "vm.set": ["validate", "disks", "record", "identity"],
-    "vm.adjust": ["validate", "nat", "forwards", "record"],
-    "vm.pause": ["vmm"],
-    "vm.resume": ["vmm", "clock"],
-    "image.build": ["resolve", "packages", "rootfs"],
-}  # fmt: skip
-VM_POINTS = [
-    f"{kind}.{stage}.{where}"
-    for kind, stages in STAGES.items()
-    if kind.startswith("vm.")
-    for stage, where in itertools.product(stages, ("before", "after"))
+PASSED = passed()
+FAULTS = ("error", "time-out", "cancel", "kill", "vmm", "network")
+"""At the point: an error of ours, a deadline of something below, the operation is cancelled, the daemon ends, the VMM dies, the network dies."""
+SIZE = 814
+"""How many cells the matrix has; SPECIFICATION.md says it too."""
+
+
+def takes_part(fault, point):
+    """Whether there is something for ``fault`` to hit at ``point``."""
+    return {"vmm": point.vmm, "network": point.network}.get(fault, True)
+
+
+MATRIX = [
+    pytest.param(deed, point, fault, id=f"{deed.name}-{point.name}-{point.turn}-{fault}")
+    for deed in DEEDS
+    for point in PASSED[deed.name]
+    for fault in FAULTS
+    if takes_part(fault, point)
 ]
-DONE = {  # all but the last word was written down
-    f"{point}.after"
-    for point in ("vm.start.ready", "vm.restart.ready", "vm.pause.vmm", "vm.delete.forget")
-}
 AT_REST = {VmState.STOPPED, VmState.FAILED}
 UP = {VmState.RUNNING, VmState.PAUSED}
+DONE_BY_LAST_WORD = {"vm.create", "vm.start", "vm.restart", "vm.pause", "vm.delete"}
 
 
-@pytest.fixture(autouse=True)
-def no_faults_are_left():
-    yield
-    faults.load("")
+def test_the_matrix_has_its_size_and_leaves_no_verb_stage_or_fault_out():
+    assert len(MATRIX) == SIZE
+    assert {deed.kind for deed in DEEDS} >= {verb.value for verb in Verb}
+    cells = Counter(cell.values[2] for cell in MATRIX)
+    assert cells["error"] == cells["time-out"] == cells["cancel"] == cells["kill"] > 100
+    assert min(cells["vmm"], cells["network"]) > 30
+    for name, steps in (("vm.create", CREATE), ("vm.start", START)):
+        wanted = [f"{name}.{step.name}.{where}" for step in steps for where in ("before", "after")]
+        assert [point.name for point in PASSED[name]] == wanted
 
 
-async def prepared(engine, kind):
-    """The VM ``one`` in the state in which ``kind`` is welcome."""
-    await make(engine, spec=replace(SPEC, forwards=(Forward(9090, 90),)))
-    machine = engine.resolve("one")
-    if kind in {"vm.start", "vm.set"}:
-        await finished(engine, engine.stop(machine, None, force=True))
-    if kind == "vm.resume":
-        await finished(engine, engine.pause(machine))
-    return machine
+class Fault:
+    """Happens once, at its point. ``reached`` is set when it does; a ``kill`` hangs there, so that the daemon can be dropped."""
 
+    def __init__(self, bench, point, kind):
+        self.bench, self.point, self.kind = bench, point, kind
+        self.seen, self.reached = 0, asyncio.Event()
 
-def begin(engine, kind, machine):
-    verbs = {
-        "vm.start": lambda: engine.start(machine, None),
-        "vm.stop": lambda: engine.stop(machine, None, force=False),
-        "vm.restart": lambda: engine.restart(machine, None),
-        "vm.delete": lambda: engine.delete(machine),
-        "vm.pause": lambda: engine.pause(machine),
-        "vm.resume": lambda: engine.resume(machine),
-    }
-    return verbs[kind]()
+    async def __call__(self, name):
+        if name != self.point.name:
+            return
+        self.seen += 1
+        if self.seen == self.point.turn + 1:
+            self.reached.set()
+            await getattr(self, self.kind.replace("-", "_"))()
 
+    async def error(self):
+        raise BangerError(f"fault injected at {self.point.name}")
 
-async def outcome(engine, kind, machine):
-    """Do ``kind`` to its end; the operation's record."""
-    changes = {"vm.set": CHANGES, "vm.adjust": ADJUSTMENT}.get(kind)
-    if changes is None:
-        return await finished(engine, begin(engine, kind, machine))
-    with contextlib.suppress(BangerError):  # it is in the record too
-        await engine.change(machine, changes)
-    return engine.context.board.newest(1)[0]
+    async def time_out(self):
+        raise TimeoutError
 
+    async def cancel(self):
+        board = self.bench.engine.context.board
+        (run,) = [run for run in board._live.values() if not run.record.state.final]
+        try:
+            run.cancel()
+        except RefusedError:
+            assert not run.cancellable
+        await asyncio.sleep(0)
 
-@pytest.mark.parametrize("kind", [kind for kind in STAGES if kind.startswith("vm.")])
-async def test_the_stages_are_those_that_are_broken_off_below(engine, kind):
-    record = await outcome(engine, kind, await prepared(engine, kind))
-    assert record.state is OperationState.SUCCEEDED
-    assert list(dict.fromkeys(stage.name for stage in record.stages)) == STAGES[kind]
+    async def kill(self):
+        await asyncio.Event().wait()
+
+    async def vmm(self):
+        for vmm in list(self.bench.world.vmms.values()):
+            vmm.end("crash")
+
+    async def network(self):
+        self.bench.world.lose_network()
 
 
 def truthful(world, machine):
@@ -101,91 +100,111 @@ def truthful(world, machine):
     if machine.state is VmState.DELETING:
         return  # some of it is there, some not: only another delete is welcome
     running = machine.paths.runtime in world.vmms
-    if running:
-        assert world.outward[machine.id] is machine.record.spec.nat
-        ports = {
-            f.host_port if f.protocol == "tcp" else f"{f.host_port}/udp" for f in machine.relayed
-        }
-        assert world.ports == ports
-        assert set(machine.relayed) == set(machine.record.forwards)
     assert machine.state in (UP if running else AT_REST)
     assert (machine.vmm is not None) is running
-    if running:
-        paused = world.vmms[machine.paths.runtime].paused
-        assert (machine.state is VmState.PAUSED) is paused
-    else:
-        assert world.taps == set()
-        assert world.ports == set()
+    if not running:
+        assert world.taps == world.ports == world.devices == set()
+        return
+    if world.taps:
+        assert world.outward[machine.id] is machine.record.spec.nat
+        assert world.groups[machine.id] == machine.record.spec.groups
+    shown = {f.host_port if f.protocol == "tcp" else f"{f.host_port}/udp" for f in machine.relayed}
+    assert world.ports == shown
+    assert set(machine.relayed) == set(machine.record.forwards)
+    assert (machine.state is VmState.PAUSED) is world.vmms[machine.paths.runtime].paused
 
 
-@pytest.mark.parametrize("point", VM_POINTS)
-async def test_an_error_at_any_trace_point_leaves_a_truthful_state_and_a_vm_that_can_be_deleted(
-    engine, world, point
+async def check_all_is_told(bench, deed):
+    """That record and host agree, but for what is said of it: a deletion or a mending to be tried again, a VM that lost its network."""
+    told = set()
+    for machine in bench.engine.machines():
+        truthful(bench.world, machine)
+        if machine.state is VmState.DELETING:
+            told.add(("vm", "gone", "delete"))
+        elif machine.vmm is not None and not bench.world.taps:
+            told.add(("attachment", "gone", "none"))
+    if deed.kind == "vm.mend" and any(
+        row.effect == "vmm" and not row.done for row in bench.engine.context.store.ledger()
+    ):
+        told.add(("ledger", "unrecorded", "mend"))
+    if bench.engine.context.images.half_deleted():
+        told.add(("build", "unrecorded", "sweep"))
+    audit = Audit(bench.engine)
+    assert {(f.kind, f.sense, f.remedy.value) for f in await audit.look()} == told
+    assert bench.engine.context.board.live_count == 0
+
+
+async def try_again_and_clean_up(bench, deed, before):
+    """The same operation succeeds now, and after that everything can go."""
+    for machine in bench.engine.machines():
+        if machine.state is VmState.DELETING:
+            await bench.prepare("none")
+        elif machine.vmm is not None and not bench.world.taps:  # what the audit's hint says
+            await bench.ended(bench.engine.restart(machine, None))
+    await bench.prepare(deed.welcome)
+    record = await deed.do(bench)
+    assert record.state is OperationState.SUCCEEDED, record.error
+    await bench.prepare("none")
+    assert bench.engine.machines() == []
+    assert bench.world.inventory() == before
+    assert bench.engine.context.images.leftovers() == []
+    store = bench.engine.context.store
+    assert (store.ledger(), store.leases(), store.vms()) == ([], [], [])
+
+
+@pytest.mark.parametrize(("deed", "point", "fault"), MATRIX)
+async def test_whatever_happens_the_truth_is_told_and_nothing_is_left(
+    world, monkeypatch, deed, point, fault
 ):
     before = world.inventory()
-    kind = point.rsplit(".", 2)[0]
-    machine = await prepared(engine, kind)
-    faults.load(f"{point}=error")
-    record = await outcome(engine, kind, machine)
-    faults.load("")
-    assert record.state is OperationState.FAILED
-    assert record.error.what == f"fault injected at {point}"
-    if not machine.gone:
-        truthful(world, machine)
-        assert (await finished(engine, engine.delete(machine))).state is OperationState.SUCCEEDED
-    assert engine.machines() == []
-    assert world.inventory() == before
-    assert engine.context.store.ledger() == []
+    async with contextlib.AsyncExitStack() as opened:
+        bench = Bench(world)
+        opened.push_async_callback(bench.close)
+        await bench.prepare(deed.welcome)
+        happening = Fault(bench, point, fault)
+        monkeypatch.setattr(faults, "point", happening)
+        task = asyncio.create_task(deed.do(bench))
+        opened.push_async_callback(gone, task)
+        if fault == "kill":
+            await asyncio.wait_for(happening.reached.wait(), 10)
+            again = Bench(world)
+            opened.push_async_callback(again.close)
+            await check_next_daemon(again, deed, point)
+        else:
+            record = await task
+            assert happening.reached.is_set()
+            check_outcome(record, point, fault)
+            again = bench
+        await check_all_is_told(again, deed)
+        await try_again_and_clean_up(again, deed, before)
 
 
-@pytest.mark.parametrize("point", VM_POINTS)
-async def test_a_daemon_that_ends_at_any_trace_point_is_followed_by_one_that_tells_the_truth(
-    engine, world, point
-):
-    before = world.inventory()
-    kind = point.rsplit(".", 2)[0]
-    machine = await prepared(engine, kind)
-    reached = asyncio.Event()
-
-    async def hang(name):
-        if name == point:
-            reached.set()
-            await asyncio.Event().wait()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(faults, "point", hang)
-        task = asyncio.create_task(outcome(engine, kind, machine))
-        await asyncio.wait_for(reached.wait(), 10)
-        world.ports.clear()  # they were the daemon's own
-        again = world.engine()
-        await reconcile(again)
-        record = again.context.store.operations(limit=1)[0]
-        assert record.kind == kind
-        assert record.state is (
-            OperationState.SUCCEEDED if point in DONE else OperationState.FAILED
-        )
-        for survivor in again.machines():
-            truthful(world, survivor)
-            deleted = await finished(again, again.delete(survivor))
-            assert deleted.state is OperationState.SUCCEEDED, deleted.error
-        assert again.machines() == []
-        assert {**world.inventory(), "ports": set()} == before
-        assert again.context.store.ledger() == []
-        await again.close()
-        again.context.store.close()
-        task.cancel()
+async def gone(task):
+    """End the task of a daemon that was dropped."""
+    task.cancel()
+    await asyncio.wait({task})
 
 
-@pytest.mark.parametrize("where", ["before", "after"])
-@pytest.mark.parametrize("stage", STAGES["image.build"])
-async def test_a_build_can_be_broken_off_at_any_stage(engine, stage, where):
-    work = ImageWork(engine)
-    faults.load(f"image.build.{stage}.{where}=error")
-    record = await asyncio.wait_for(work.build("debian", name=None, force=False).wait(), 10)
-    assert record.error.what == f"fault injected at image.build.{stage}.{where}"
-    assert [s.state for s in record.stages if s.name == stage] == [OperationState.FAILED]
-    faults.load("")
-    record = await asyncio.wait_for(work.build("debian", name=None, force=False).wait(), 10)
-    assert record.state is OperationState.SUCCEEDED
-    assert [s.name for s in record.stages] == STAGES["image.build"]
-    await work.close()
+def check_outcome(record, point, fault):
+    """What the operation says of itself."""
+    assert record.state.final
+    if fault == "error":
+        assert record.state is OperationState.FAILED
+        assert record.error.what == f"fault injected at {point.name}"
+    elif fault == "time-out":
+        assert record.state is OperationState.FAILED
+        assert record.error.what == "internal error: TimeoutError"
+    elif fault == "cancel":
+        assert record.state in {OperationState.CANCELLED, OperationState.SUCCEEDED}
+
+
+async def check_next_daemon(again, deed, point):
+    """The daemon that comes after one that was killed reconciles, and says how the operation ended."""
+    again.world.ports.clear()  # they were the other's own
+    await reconcile(again.engine)
+    await again.engine.context.images.sweep()  # as the daemon does before it serves
+    record = again.engine.context.store.operations(limit=1)[0]
+    assert record.kind == deed.kind
+    done = {f"{name}.{PASSED[name][-1].name.split('.')[2]}.after" for name in DONE_BY_LAST_WORD}
+    wanted = OperationState.SUCCEEDED if point.name in done else OperationState.FAILED
+    assert record.state is wanted

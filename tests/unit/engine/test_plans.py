@@ -9,6 +9,7 @@ from banger.engine.effects import EFFECTS
 from banger.engine.plans import CREATE, START
 from banger.model.errors import HostLacksError, NotFoundError, RefusedError
 from banger.model.spec import Forward, NetworkMode, VmmChoice, VmSpec
+from banger.model.state import WaitFor
 from tests.framework.stages import CREATE_STAGES
 from tests.unit.engine.test_engine import SPEC, finished, make
 
@@ -35,7 +36,7 @@ async def test_the_plan_of_a_create(engine, world):
             ("boot", "wait until the guest's init runs"),
             ("agent", "wait for the guest's agent"),
             ("services", "wait for the image's services"),
-            ("ready", "declare the VM ready"),
+            ("ready", "declare that the VM runs"),
         ]
     )
     assert [step.stage for step in steps] == CREATE_STAGES
@@ -48,6 +49,13 @@ async def test_the_plan_of_a_create(engine, world):
 @pytest.mark.parametrize("steps", [CREATE, START])
 async def test_every_step_says_what_it_does(steps):
     assert all(step.describe for step in steps)
+
+
+@pytest.mark.parametrize(("wait", "left_out"), [("booted", 2), ("agent", 1), ("services", 0)])
+async def test_a_plan_goes_as_far_as_the_guest_is_waited_for(engine, wait, left_out):
+    stages = ["agent", "services"][2 - left_out :]
+    steps = await engine.plan_create("web", "debian", WISH, start=True, wait=WaitFor(wait))
+    assert [s.stage for s in steps] == [one for one in CREATE_STAGES if one not in stages]
 
 
 async def test_a_plan_is_refused_where_the_operation_would_be(engine):

@@ -16,7 +16,7 @@ SNAPSHOT = StorageChoice(StorageDriver.DM_SNAPSHOT, "told to")
 
 
 async def settled(machine, state):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while machine.state is not state:
             await asyncio.sleep(0)
 

@@ -66,7 +66,7 @@ async def finished(engine, record):
 
 
 async def becomes(machine, state):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while machine.state is not state:
             await asyncio.sleep(0.01)
 

@@ -263,7 +263,7 @@ def test_the_kernel_command_line_is_as_given_with_what_firecracker_appends(resou
     resources.put_drive(drive(disk, "root", is_root_device=True, is_read_only=True))
     assert (
         cmdline(resources, 2500000)
-        == "quiet root=/dev/sda pci=off root=/dev/vda ro tsc_early_khz=2500000 tsc=reliable"
+        == "quiet root=/dev/sda pci=off root=/dev/vda ro loglevel=5 tsc_early_khz=2500000 tsc=reliable"
     )
     resources.put_drive(drive(disk, "root", is_root_device=True, partuuid="12-34"))
     assert cmdline(resources, 0) == "quiet root=/dev/sda pci=off root=PARTUUID=12-34 rw"
@@ -298,7 +298,7 @@ def test_the_engine_is_qemu_with_what_was_configured(resources, disk, tmp_path, 
         "qemu -nodefaults -no-user-config -display none -S -action reboot=shutdown,shutdown=pause "
         "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny "
         "-machine microvm,pit=on,pic=on,rtc=on,acpi=on -device i8042 -accel tcg,thread=multi -cpu max -smp 2 -m 256 "
-        "-kernel /bin/sh -initrd /bin/sh -append quiet pci=off root=/dev/vda rw tsc_early_khz=1 tsc=reliable "
+        "-kernel /bin/sh -initrd /bin/sh -append quiet pci=off root=/dev/vda rw loglevel=5 tsc_early_khz=1 tsc=reliable "
         "-chardev socket,id=qmp,fd=7 -mon chardev=qmp,mode=control -chardev stdio,id=console,signal=off -serial chardev:console "
         "-drive id=root,if=none,format=raw,cache=writeback,aio=threads,read-only=off,file=DIR/disk -device virtio-blk-device,drive=root,id=disk-root "
         "-drive id=data,if=none,format=raw,cache=unsafe,aio=threads,read-only=on,file=DIR/a,,b,throttling.bps-total=10000,throttling.bps-total-max=10000 "

@@ -293,9 +293,10 @@ def test_a_client_that_vanishes_in_the_middle_of_a_request_harms_nobody(shared):
 
 
 def test_an_eleventh_connection_is_turned_away(shared):
+    assert shared.ask("GET", "/")[0] == 200  # it is the first, also where no other test came before
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(10)]
-        for client in clients:  # the shared one is the first of all
+        for client in clients:
             client.settimeout(START_S)
             client.connect(str(shared.socket))
         assert clients[-1].recv(100).startswith(b"HTTP/1.1 503\r\n")
@@ -401,7 +402,7 @@ def test_it_can_take_its_time():
     with stand_in(play=Play(delay_ms={"GET /version": 300})) as made:
         began = time.monotonic()
         assert made.ask("GET", "/version")[0] == 200
-        assert 0.3 <= time.monotonic() - began < 5
+        assert 0.3 <= time.monotonic() - began < 30
 
 
 def test_it_can_answer_garbage_or_nothing():

@@ -16,7 +16,7 @@ from banger.model.machine import VmPaths
 def pair():
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    theirs.settimeout(5)
+    theirs.settimeout(30)
     with ours, theirs:
         yield BulkPort(1, ours), theirs
 
@@ -107,7 +107,7 @@ async def test_small_pieces_are_gathered_and_large_ones_cut(pair):
             return blocks
 
     reading = asyncio.get_running_loop().run_in_executor(None, everything)
-    await port.send(tar(), 5)
+    await port.send(tar(), 30)
     blocks = await reading
     assert b"".join(blocks) == data
     assert [len(b) for b in blocks[:-1]] == [MAX_BLOCK_BYTES, MAX_BLOCK_BYTES]
@@ -128,7 +128,7 @@ async def test_an_aborted_port_wakes_who_reads(pair):
     await asyncio.sleep(0.01)
     port.abort()
     with pytest.raises(BulkLostError):
-        await asyncio.wait_for(reading, 5)
+        await asyncio.wait_for(reading, 30)
 
 
 def test_ports_are_given_one_by_one_and_given_back(tmp_path):

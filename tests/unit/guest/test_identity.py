@@ -68,6 +68,12 @@ async def test_the_drive_says_who_the_vm_is(store, paths, tmp_path):
     assert files["rootfs/etc/banger/agent-token"] == paths(A).agent_token.read_bytes()
 
 
+async def test_a_vm_that_has_peers_asks_for_their_names_first(store, paths):
+    await store.write(replace(request(), peers=True), paths(A))
+    resolvers = drive(paths(A).identity)["rootfs/etc/resolv.conf"]
+    assert resolvers == b"nameserver 10.0.255.4\nnameserver 10.0.255.3\n"
+
+
 async def test_a_vm_without_network_gets_none_and_no_name_server(store, paths):
     await store.write(request(lease=None, mtu=None), paths(A))
     files = drive(paths(A).identity)
@@ -294,7 +300,10 @@ async def test_nothing_but_the_drive_and_the_token_is_left_in_the_vms_directory(
 async def test_the_guests_services_are_those_of_its_image(store, paths):
     await store.write(request(), paths(A))
     assert "rootfs/etc/banger/services.json" not in drive(paths(A).identity)
-    asked = replace(request(), services=(Service("web", 80),))
+    asked = replace(request(), services=(Service("web", 80), Service("page", 81, "/ok")))
     await store.write(asked, paths(A))
     said = drive(paths(A).identity)["rootfs/etc/banger/services.json"]
-    assert json.loads(said) == [{"name": "web", "port": 80}]
+    assert json.loads(said) == [
+        {"name": "web", "port": 80},
+        {"name": "page", "port": 81, "path": "/ok"},
+    ]

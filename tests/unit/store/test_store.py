@@ -140,6 +140,12 @@ def test_the_checked_in_schema_is_current(store):
     assert SCHEMA.read_text() == describe_schema(store._db), "run: make reference"
 
 
+def test_the_database_and_what_sqlite_puts_beside_it_are_their_owners_alone(store, tmp_path):
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("*.db*")}
+    assert len(modes) == 3
+    assert set(modes.values()) == {0o600}
+
+
 def test_the_file_is_in_wal_mode_and_every_table_is_strict(store, tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / "banger.db")) as other:
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)

@@ -75,7 +75,7 @@ qemu
 -m 2048
 -kernel /s/images/i/vmlinux
 -initrd /s/images/i/initramfs.img
--append 'console=ttyS0 quiet loglevel=1 panic=-1 net.ifnames=0 cryptomgr.notests random.trust_cpu=on tsc_early_khz=2600000 tsc=reliable rw'
+-append 'console=ttyS0 quiet loglevel=1 panic=-1 net.ifnames=0 cryptomgr.notests random.trust_cpu=on loglevel=5 pci=off tsc_early_khz=2600000 tsc=reliable rw'
 -chardev socket,id=qmp,fd=5,server=on,wait=off
 -mon chardev=qmp,mode=control
 -chardev file,id=console,path=/s/vms/v/console.log,append=on

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -97,10 +98,27 @@ class FirecrackerVmm:
         found = proc.find_by_argument(*config.api_words(paths), ours=jail.ours)
         return found[0] if found else None
 
+    def all(self, vms_dir: Path, sockets_dir: Path) -> list[tuple[str, ProcessIdentity]]:
+        """Every Firecracker whose API is below ``sockets_dir``, with its VM's id."""
+        del vms_dir
+        return proc.find_named(partial(config.whose, sockets_dir), ours=jail.ours)
+
+    def left(self, vm_ids: Iterable[str]) -> frozenset[str]:
+        """Those that have a cgroup, and others whose cgroup is deserted. Those of other daemons of root lie there too: one of an unknown VM
+        may be in use.
+        """
+        there = frozenset(vm_id for vm_id in vm_ids if cgroup.is_there(vm_id))
+        return there | cgroup.deserted() if _has_cgroups() else there
+
     async def release(self, paths: VmPaths) -> None:
         """Remove the cgroup, which is named by the VM's id as the directory is."""
-        if os.geteuid() == 0 and cgroup.probe():
+        if _has_cgroups():
             await cgroup.remove(paths.state.name)
+
+
+def _has_cgroups() -> bool:
+    """Whether VMs get cgroups here, and may lose them."""
+    return os.geteuid() == 0 and bool(cgroup.probe())
 
 
 def _make_room(paths: VmPaths, undo: UndoStack) -> None:

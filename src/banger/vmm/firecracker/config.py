@@ -6,9 +6,12 @@ and in docs/reference/firecracker.md.
 
 from __future__ import annotations
 
+import os
+from itertools import pairwise
 from pathlib import Path
 
 from banger.model.errors import HostLacksError
+from banger.model.ids import is_id
 from banger.model.machine import DiskFormat, LaunchRequest, NetworkAttachment, VmPaths
 from banger.vmm.firecracker.bodies import (
     Action,
@@ -56,6 +59,17 @@ def arguments(paths: VmPaths) -> list[str]:
 def api_words(paths: VmPaths) -> tuple[str, str]:
     """The words of the command line that no other process has."""
     return "--api-sock", str(paths.api_socket)
+
+
+def whose(sockets_dir: Path, line: bytes) -> str | None:
+    """The id of the VM with a directory in ``sockets_dir`` whose Firecracker has this command line; None if it is none."""
+    words = [os.fsdecode(word) for word in line.split(b"\0")]
+    for option, value in pairwise(words):
+        path = Path(value)
+        name = path.parent.name
+        if is_id(name) and (option, value) == api_words(VmPaths(path, sockets_dir / name)):
+            return name
+    return None
 
 
 def build(request: LaunchRequest, version: Version) -> list[Body]:

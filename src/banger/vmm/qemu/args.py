@@ -7,9 +7,12 @@ order of the command line: vda, vdb, vdc. The reasons for the less obvious words
 from __future__ import annotations
 
 import ipaddress
+import os
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
+from banger.model.ids import is_id
 from banger.model.machine import LaunchRequest, VmPaths
 
 NAMESPACE_MTU = 65520  # what the uplinks of the namespace network carry; fewer, larger packets
@@ -37,15 +40,29 @@ class Descriptors:
 def cmdline(image_part: str, accel: str, khz: int) -> str:
     """The kernel command line; under TCG the TSC's frequency in kHz is given (0: unknown): calibrating it hangs some boots.
 
-    And it is to be trusted, else the kernel counts ticks for its time, and so never lets them rest.
+    And it is to be trusted, else the kernel counts ticks for its time, and so never lets them rest. Warnings are printed there, since one
+    of them says that this boot hangs (`banger.engine.boot`); those of a machine without PCI are saved.
     """
-    early = f" tsc_early_khz={khz} tsc=reliable" if accel == "tcg" and khz else ""
+    early = " loglevel=5 pci=off" if accel == "tcg" else ""
+    if accel == "tcg" and khz:
+        early += f" tsc_early_khz={khz} tsc=reliable"
     return f"console=ttyS0 {_FAST_BOOT}{early} {image_part}".strip()
 
 
 def console(paths: VmPaths) -> str:
     """The option of the serial console's file; no other process has it, so it also finds the VM's QEMU."""
     return f"file,id=console,path={_escape(str(paths.console_log))},append=on"
+
+
+def whose(vms_dir: Path, line: bytes) -> str | None:
+    """The id of the VM below ``vms_dir`` whose QEMU has this command line; None if it is none."""
+    before, _, after = console(VmPaths(vms_dir / "*", vms_dir)).rpartition("*")
+    begin, end = os.fsencode(before), os.fsencode(after)
+    for word in line.split(b"\0"):
+        name = word.removeprefix(begin).removesuffix(end)
+        if word.startswith(begin) and word.endswith(end) and is_id(os.fsdecode(name)):
+            return os.fsdecode(name)
+    return None
 
 
 def build(

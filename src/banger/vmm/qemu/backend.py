@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from banger.host import confine, fs, probe, proc
@@ -144,6 +146,16 @@ class QemuVmm:
         """The QEMU that writes this VM's console: its path is an argument of nobody else."""
         found = proc.find_by_argument(args.console(paths))
         return found[0] if found else None
+
+    def all(self, vms_dir: Path, sockets_dir: Path) -> list[tuple[str, ProcessIdentity]]:
+        """Every QEMU that writes a console below ``vms_dir``, with its VM's id."""
+        del sockets_dir
+        return proc.find_named(functools.partial(args.whose, vms_dir))
+
+    def left(self, vm_ids: Iterable[str]) -> frozenset[str]:
+        """None: QEMU has no more than its process."""
+        del vm_ids
+        return frozenset()
 
     async def release(self, paths: VmPaths) -> None:
         """Nothing: QEMU has no more than its process."""
