@@ -12,6 +12,7 @@ from banger_agent import bulk, channel, facts, health, server, threads
 from banger_agent.mux import Mux
 
 PORT = "banger.agent"
+WORK, ROOT = ("/dev/vdb", "/root"), ("/dev/vda", "/")
 OPTIONS = ("--listen-unix", "--bulk-unix", "--http-unix", "--token", "--services")
 
 
@@ -33,7 +34,8 @@ def main():
 
         link = sockets.UnixPort(options["--listen-unix"])
     else:
-        threads.start(_grow)
+        _grow(*WORK)  # before anybody is told that the guest is ready
+        threads.start(_grow, *ROOT)
         if os.path.exists("/dev/vsock"):
             threads.start(_serve_vsock, agent)
         link = _wait_for_port()
@@ -67,11 +69,11 @@ def _serve_vsock(agent):
         sys.stderr.write("banger-agent: no vsock: %s\n" % error)
 
 
-def _grow():
+def _grow(device, mount):
     try:
-        facts.grow_root()
+        facts.grow(device, mount)
     except (OSError, ValueError) as error:
-        sys.stderr.write("banger-agent: the root file system did not grow: %s\n" % error)
+        sys.stderr.write("banger-agent: the disk at %s did not grow: %s\n" % (mount, error))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ _FRAME = struct.Struct(">BI")
 _SIGHUP, _SIGKILL = 1, 9
 _GRACE_S = 2.0
 _QUIET_S, _STRAGGLERS_S = 0.5, 2.0
+IMAGE_ENVIRONMENT = "/etc/banger/environment"
 _DEFAULTS = {
     "HOME": "/root",
     "USER": "root",
@@ -25,6 +26,26 @@ _DEFAULTS = {
     "LANG": "C.UTF-8",
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 }
+
+
+ENVIRONMENT = "/etc/environment"
+
+
+def session_environment(path=ENVIRONMENT):
+    """What sessions of this guest have in their environment, as pam_env(8) reads it: lines of NAME=value, quoted or not."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(64 * 1024).decode("utf-8", "replace")
+    except OSError:
+        return {}
+    found = {}
+    for line in text.splitlines():
+        name, is_pair, value = line.strip().partition("=")
+        name = name[7:].strip() if name.startswith("export ") else name
+        if is_pair and name.isidentifier():
+            quoted = len(value) > 1 and value[0] in "\"'" and value[0] == value[-1]
+            found[name] = value[1:-1] if quoted else value
+    return found
 
 
 def _text(value):
@@ -45,7 +66,7 @@ class Wish:
         if not isinstance(tty, bool):
             raise BadRequest(400, "tty must be true or false")
         self.argv = argv
-        self.env = dict(_DEFAULTS)
+        self.env = {**_DEFAULTS, **image_environment(), **session_environment()}
         if tty:
             self.env["TERM"] = "xterm-256color"
         self.env.update(env)
@@ -55,6 +76,17 @@ class Wish:
             raise BadRequest(400, "cwd must be a string")
         size = (_count(body, "rows", 24), _count(body, "cols", 80))
         self.size = size if tty else None
+
+
+def image_environment(path=IMAGE_ENVIRONMENT):
+    """The variables that the image sets for every session: lines NAME=value. Without the file none; what is malformed is left out."""
+    try:
+        with open(path) as file:
+            lines = file.read(64 * 1024).split("\n")
+    except (OSError, ValueError):
+        return {}
+    pairs = [line.partition("=") for line in lines if "\0" not in line]
+    return {name: value for name, equals, value in pairs if name and equals}
 
 
 def _count(body, key, default):

@@ -100,8 +100,8 @@ def ext4_size(superblock):
     return word(0x4) + (word(0x150) << 32 if wide else 0), 1024 << word(0x18)
 
 
-def grow_root(device="/dev/vda", mount="/"):
-    """Let the root file system fill its drive, if the drive is larger; the new size in bytes, or None if nothing was to be done."""
+def grow(device, mount):
+    """Let the file system at ``mount`` fill its drive, if the drive is larger; the new size in bytes, or None if nothing was to be done."""
     descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     try:
         drive_bytes = os.lseek(descriptor, 0, os.SEEK_END)

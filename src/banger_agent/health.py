@@ -1,36 +1,21 @@
 """Whether the services that the image declares answer."""
 
-import _socket  # socket.py costs a starting guest too much
 import time
 
 from banger_agent import jsontext, threads
+from banger_agent.service import Service
 
 SERVICES = "/etc/banger/services.json"
-SSH_PORT = 22
 _CHECK_S = 1.0  # for all services of one check together
+_HTTP_S = 5.0  # for one that is asked in the background: the first answer of a server that has just started takes longest
 _FRESH_S = 1.0  # so long is an answer good for another question: every connection to sshd costs the guest a process
 _FIRST_POLL_S, _LAST_POLL_S = 0.02, 0.25
 
 
-def answers(port, timeout_s=_CHECK_S):
-    """Whether something on this guest accepts TCP connections on ``port``; sshd must also say who it is."""
-    for family, address in ((_socket.AF_INET, "127.0.0.1"), (_socket.AF_INET6, "::1")):
-        connection = None
-        try:
-            connection = _socket.socket(family, _socket.SOCK_STREAM)
-            connection.settimeout(timeout_s)
-            connection.connect((address, port))
-            return port != SSH_PORT or connection.recv(4) == b"SSH-"
-        except OSError:
-            continue  # not here
-        finally:
-            if connection is not None:
-                connection.close()
-    return False
-
-
 def declared(path):
-    """The services in the file ``path``: a list of {"name", "port"}; without a file none, what is malformed is left out."""
+    """The services in the file ``path``: a list of {"name", "port"}, some with a "path"; without a file none, what is malformed
+    is left out.
+    """
     try:
         with open(path, "rb") as file:
             found = jsontext.decode(file.read(64 * 1024))
@@ -45,6 +30,8 @@ def _sound(item):
         and isinstance(item.get("name"), str)
         and isinstance(item.get("port"), int)
         and 0 < item["port"] < 65536
+        and isinstance(item.get("path", ""), str)
+        and item.get("path", "").isascii()
     )
 
 
@@ -53,6 +40,7 @@ class Services:
 
     def __init__(self, path=SERVICES):
         self._list = declared(path)
+        self._services = [Service(item["port"], item.get("path", "")) for item in self._list]
         self._condition = threads.Condition()
         self._ready = [False] * len(self._list)
         self._checked_at = None
@@ -82,13 +70,22 @@ class Services:
         end = time.monotonic() + _CHECK_S
         ready = list(self._ready) if skip_ready else [False] * len(self._list)
         for number, item in enumerate(self._list):
-            left = end - time.monotonic()
+            path = item.get("path", "")
+            left = _HTTP_S if skip_ready and path else end - time.monotonic()
             if not ready[number] and left > 0:
-                ready[number] = answers(item["port"], left)
+                ready[number] = self._services[number].answers(left)
+                if skip_ready and ready[number]:
+                    self._note(list(ready))
         with self._condition:
             self._ready, self._checked_at = ready, time.monotonic()
             self._condition.notify_all()
         return all(ready)
+
+    def _note(self, ready):
+        """One more answers: who asks now need not wait for the slower ones to be told."""
+        with self._condition:
+            self._ready = ready
+            self._condition.notify_all()
 
     def _is_fresh(self):
         return self._checked_at is not None and time.monotonic() - self._checked_at < _FRESH_S

@@ -9,6 +9,7 @@ from banger_agent.mux import Closed
 
 AGENT_PORT = 1024
 TOKEN = "/etc/banger/agent-token"
+OWN_INIT = "/run/banger/init"  # made by the init that banger puts into a root without one
 MAX_WAIT_MS = 3600 * 1000
 
 
@@ -129,6 +130,10 @@ def _shutdown(request):
     from banger_agent import tools
 
     reboot = request.json().get("reboot") is True
+    if os.path.exists(OWN_INIT):
+        os.kill(1, 15 if reboot else 12)  # SIGTERM, SIGUSR2: as busybox's init takes them
+        request.answer_empty()
+        return
     verb = "reboot" if reboot else "poweroff"
     systemd = os.path.isdir("/run/systemd/system")
     argv = ["systemctl", "--no-block", verb] if systemd else ["runit-init", "6" if reboot else "0"]

@@ -152,9 +152,11 @@ class _Member(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, archive):
         try:
-            return super().fromtarfile(archive)
-        except _NO_HEADER as error:
+            member = super().fromtarfile(archive)
+            int(member.mtime)  # an extended header may say inf or nan
+        except (*_NO_HEADER, ValueError, OverflowError, RecursionError) as error:
             raise tarfile.ReadError("%s at byte %d" % (error, archive.offset)) from None
+        return member
 
 
 class _Archive(tarfile.TarFile):

@@ -11,10 +11,28 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from banger.model.ids import NAME_PATTERN
-from banger.model.manifest import CMDLINE_PATTERN, MAX_CMDLINE_CHARS, SERVICE_PATTERN
+from banger.api.image_schema import (
+    Difference as Difference,
+    Image as Image,
+    ImageBuild as ImageBuild,
+    ImageDiff as ImageDiff,
+    ImageExport as ImageExport,
+    ImageHistory as ImageHistory,
+    ImageImport as ImageImport,
+    ImagePlan as ImagePlan,
+    ImagePromote as ImagePromote,
+    ImageRegister as ImageRegister,
+    Name as Name,
+    PlannedStage as PlannedStage,
+    Service as Service,
+    ServiceStatus as ServiceStatus,
+)
+from banger.model.residue import ResidueKind
+from banger.model.residue import Sense as ResidueSense
 from banger.model.spec import (
+    GROUP_PATTERN,
     MAX_DISK_BYTES,
+    MAX_GROUPS,
     MAX_MEMORY_MIB,
     MAX_VCPUS,
     MIN_DISK_BYTES,
@@ -30,19 +48,24 @@ OperationStateName = Literal["pending", "running", "succeeded", "failed", "cance
 VmmName = Literal["auto", "firecracker", "qemu"]
 NetworkName = Literal["auto", "bridge", "user", "none"]
 ProtocolName = Literal["tcp", "udp"]
+WaitName = Literal["booted", "agent", "services"]
 Timeout = Annotated[float, Meta(gt=0, le=86400)]
 
 # Limits that the engine checks, with better words than a schema's; the document states them all the same.
-Name = Annotated[
-    str,
-    Meta(
-        description="a host label: a-z, 0-9 and '-'",
-        extra_json_schema={"pattern": f"^{NAME_PATTERN}$", "maxLength": 63},
-    ),
-]
 Vcpus = Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": MAX_VCPUS})]
 MemoryMib = Annotated[
     int, Meta(extra_json_schema={"minimum": MIN_MEMORY_MIB, "maximum": MAX_MEMORY_MIB})
+]
+Groups = Annotated[
+    list[str],
+    Meta(
+        description="VMs that share a group reach each other",
+        extra_json_schema={
+            "maxItems": MAX_GROUPS,
+            "uniqueItems": True,
+            "items": {"type": "string", "pattern": f"^{GROUP_PATTERN}$"},
+        },
+    ),
 ]
 DiskBytes = Annotated[
     int,
@@ -97,14 +120,8 @@ class VmSpec(Struct):
     network: NetworkName
     nat: bool
     forwards: list[Forward] = []
-
-
-class ServiceStatus(Struct):
-    """A service that the image declares, and whether it answers."""
-
-    name: str
-    port: int
-    ready: bool
+    groups: list[str] = []
+    autostart: bool = False
 
 
 class VmStatus(Struct):
@@ -138,7 +155,9 @@ class Vm(Struct):
 
 
 class VmCreate(Struct, forbid_unknown_fields=True):
-    """Body of POST /v1/vms; everything has a default. ``timeout_s`` bounds the wait for readiness."""
+    """Body of POST /v1/vms; everything has a default. ``timeout_s`` bounds the wait for readiness, ``wait`` says how far the
+    guest is waited for. ``autostart``: it is started again when the host comes up, if it ran when that went down.
+    """
 
     name: Name | None = None
     image: str = "debian"
@@ -150,12 +169,15 @@ class VmCreate(Struct, forbid_unknown_fields=True):
     network: NetworkName = "auto"
     nat: bool = True
     forwards: list[Forward] = []
+    groups: Groups = []
+    autostart: bool = False
     start: bool = True
     timeout_s: Timeout | None = None
+    wait: WaitName = "services"
 
 
 class VmPatch(Struct, forbid_unknown_fields=True):
-    """Body of PATCH /v1/vms/{ref}; forwards and nat at any time, the others only while stopped. The work disk can only grow."""
+    """Body of PATCH /v1/vms/{ref}; forwards, nat, groups and autostart at any time, the others only while stopped. The work disk can only grow."""
 
     name: Name | UnsetType = UNSET
     vcpus: Vcpus | UnsetType = UNSET
@@ -163,13 +185,16 @@ class VmPatch(Struct, forbid_unknown_fields=True):
     work_bytes: DiskBytes | UnsetType = UNSET
     forwards: list[Forward] | UnsetType = UNSET
     nat: bool | UnsetType = UNSET
+    groups: Groups | UnsetType = UNSET
     network: NetworkName | UnsetType = UNSET
+    autostart: bool | UnsetType = UNSET
 
 
 class VmStart(Struct, forbid_unknown_fields=True):
-    """Body of POST …/start and …/restart."""
+    """Body of POST …/start and …/restart; ``wait`` says how far the guest is waited for."""
 
     timeout_s: Timeout | None = None
+    wait: WaitName = "services"
 
 
 class VmStop(Struct, forbid_unknown_fields=True):
@@ -218,61 +243,14 @@ class OperationEvent(Struct):
     operation: Operation
 
 
-class Image(Struct):
-    """One image; sizes are of the virtual root disk and of what is allocated on the host's disk."""
+class VmEvent(Struct):
+    """One SSE event ``vm`` of GET /v1/events: the state that a VM has now (null: it is gone), and what went wrong, if that is why."""
 
+    at: str
     id: str
     name: str
-    distribution: str
-    release: str
-    architecture: str
-    created_at: str
-    disk_bytes: int
-    allocated_bytes: int
-    kernel_release: str
-    services: list[ServiceStatus]
-    packages: dict[str, str]
-    used_by: list[str]
-
-
-class ImageBuild(Struct, forbid_unknown_fields=True):
-    """Body of POST /v1/images/build: a recipe's name or absolute path; ``force`` rebuilds an unchanged one."""
-
-    recipe: str = "debian"
-    name: str | None = None
-    force: bool = False
-
-
-class Service(Struct, forbid_unknown_fields=True):
-    """A TCP service of the guest that must answer before a VM counts as ready."""
-
-    name: Annotated[
-        str,
-        Meta(extra_json_schema={"pattern": f"^{SERVICE_PATTERN}$"}),
-    ]
-    port: Annotated[int, Meta(ge=1, le=65535)]
-
-
-class ImageRegister(Struct, forbid_unknown_fields=True):
-    """Body of POST /v1/images/register. Files are absolute paths on the daemon's host; what is not given comes from the image ``base``.
-
-    ``modules`` is a directory or tar, or "none" for a kernel that has its drivers built in; ``replace`` takes the name from an
-    image that has it.
-    """
-
-    name: Name
-    base: str | None = None
-    rootfs: str | None = None
-    kernel: str | None = None
-    initramfs: str | None = None
-    modules: str | None = None
-    work_seed: str | None = None
-    cmdline: Annotated[
-        str | None,
-        Meta(extra_json_schema={"pattern": f"^{CMDLINE_PATTERN}$", "maxLength": MAX_CMDLINE_CHARS}),
-    ] = None
-    services: list[Service] | None = None
-    replace: bool = False
+    state: str | None
+    trouble: str = ""
 
 
 class Health(Struct):
@@ -289,7 +267,9 @@ class Health(Struct):
 
 
 class Stats(Struct):
-    """Use of resources, seen from the host (``vmm_*``) and from inside (``guest_*``, null when unreachable)."""
+    """Use of resources, seen from the host (``vmm_*``, ``net_*``: what the guest sent and received since its start, null without banger's own network)
+    and from inside (``guest_*``, null when unreachable).
+    """
 
     vmm_cpu_s: float
     vmm_rss_bytes: int
@@ -301,6 +281,8 @@ class Stats(Struct):
     guest_memory_available_bytes: int | None = None
     guest_rootfs_used_bytes: int | None = None
     guest_work_used_bytes: int | None = None
+    net_sent_bytes: int | None = None
+    net_received_bytes: int | None = None
 
 
 class Port(Struct):
@@ -381,6 +363,33 @@ class Leftover(Struct):
     size_bytes: int
     removed: bool = False
     error: Error | None = None
+
+
+ResidueRemedy = Literal["forget", "recover", "mend", "delete", "sweep", "end", "close", "none"]
+
+
+class Residue(Struct):
+    """Something that exists without a record (``unrecorded``), or is on record and not there (``gone``). ``remedy`` is what POST /v1/audit/fix does about
+    it, ``none`` where only people can; ``fixed``, ``did`` and ``error`` are what became of that.
+    """
+
+    kind: ResidueKind
+    sense: ResidueSense
+    name: str
+    what: str
+    remedy: ResidueRemedy
+    vm: str | None = None
+    hint: str = ""
+    fixed: bool = False
+    did: str = ""
+    error: Error | None = None
+
+
+class ResidueEvent(Struct):
+    """Event ``residue`` of GET /v1/events: a look at the host found something that the one before did not."""
+
+    at: str
+    residue: Residue
 
 
 class ExecRequest(Struct, forbid_unknown_fields=True):

@@ -94,23 +94,25 @@ class HostPortParam(click.ParamType):  # type: ignore[type-arg]  # generic in ne
 
 
 class ServiceParam(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
-    """``NAME:PORT`` as an API struct."""
+    """``NAME:PORT[/PATH]`` as an API struct; with a path the service must answer a GET of it."""
 
-    name = "name:port"
+    name = "name:port[/path]"
 
     @override
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Service:
-        """The service; InvalidInputError. Name and port themselves are checked by the daemon."""
+        """The service; InvalidInputError. Name, port and path themselves are checked by the daemon."""
         from banger.api import schema  # noqa: PLC0415  only for those who register images
 
-        name, _, port = value.rpartition(":")
+        name, _, rest = value.partition(":")
+        port, slash, path = rest.partition("/")
         if not name or not (port.isascii() and port.isdigit()):
             raise InvalidInputError(
-                f"service {value!r} is not NAME:PORT", hint="write, for example, web:8080"
+                f"service {value!r} is not NAME:PORT[/PATH]",
+                hint="write, for example, web:8080 or web:8080/health",
             )
-        return schema.Service(name, int(port))
+        return schema.Service(name, int(port), slash + path)
 
 
 class Ref(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
@@ -184,6 +186,12 @@ SERVICE = ServiceParam()
 VM = Ref()
 IMAGE = Ref("image")
 OPERATION = Ref("operation")
+WAIT = click.option(
+    "--wait",
+    type=click.Choice(["booted", "agent", "services"]),
+    default="services",
+    help="How far to wait for the guest.  [default: services]",
+)
 TIMEOUT = click.FloatRange(min=0, max=86400, min_open=True)
 
 

@@ -15,7 +15,7 @@ from banger.host.config import Config
 from banger.model.clock import Deadline
 from banger.model.errors import BangerError, DaemonUnreachableError, HostLacksError
 
-START_S = 30.0
+START_S = 120.0  # a busy or emulated host, and VMs to adopt: killing a daemon that is on its way helps nobody
 AGAIN_S = 0.02
 TAIL_LINES = 10
 MAX_LOG_BYTES = 4 << 20
@@ -50,7 +50,11 @@ def ensure_daemon(config: Config) -> Transport:
 
 def _environment(config: Config) -> dict[str, str]:
     """What the daemon needs to have this process's configuration, whatever directories it thinks of itself."""
-    kept = {key: value for key, value in os.environ.items() if key.startswith("BANGER_")}
+    wanted = (
+        "banger_",
+        "npm_config_",
+    )  # npm, which fetches tools of images, can be configured so too
+    kept = {key: value for key, value in os.environ.items() if key.lower().startswith(wanted)}
     if "PYTHONPATH" in os.environ:
         kept["PYTHONPATH"] = os.environ["PYTHONPATH"]
     return {**kept, **config.environment()}
@@ -121,10 +125,11 @@ def _connect(config: Config, deadline: Deadline, log: Path, begin: int) -> socke
 
 
 def readable(line: str) -> str:
-    """A line of the daemon's log for a person: ``time level message`` of its JSON, anything else as it is."""
+    """A line of the daemon's log for a person: ``time level message  [vm ID operation ID]`` of its JSON, anything else as it is."""
     try:
         entry = json.loads(line)
-        text = f"{entry['time']} {entry['level']:<7} {entry['message']}"
+        ids = " ".join(f"{key} {entry[key]}" for key in ("vm", "operation") if key in entry)
+        text = f"{entry['time']} {entry['level']:<7} {entry['message']}" + f"  [{ids}]" * bool(ids)
         return f"{text}\n{entry['exception']}" if "exception" in entry else text
     except (ValueError, KeyError, TypeError):
         return line

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from banger.api import routes, schema
+from banger.api.malformed import NOT_JSON
 from banger.client.transport import Transport
 from banger.model.clock import Deadline
 from banger.model.errors import (
@@ -108,7 +109,7 @@ def _stream(
             yield msgspec.json.decode(data, type=schema.OperationEvent).operation
             if connection.sock is not None:
                 connection.sock.settimeout(_silence(deadline))
-    except (*LOST, msgspec.MsgspecError):
+    except (*LOST, *NOT_JSON):
         return  # whatever it was, the operation itself is asked for next
     finally:
         response.close()
@@ -120,14 +121,21 @@ def _silence(deadline: Deadline | None) -> float:
 
 
 def events(lines: http.client.HTTPResponse) -> Iterator[bytes]:
-    """The data of each server-sent event named ``operation``; several data lines are joined as the standard says."""
+    """The data of each server-sent event named ``operation``, or not at all."""
+    for name, data in named_events(lines):
+        if name in {b"", b"operation"}:
+            yield data
+
+
+def named_events(lines: http.client.HTTPResponse) -> Iterator[tuple[bytes, bytes]]:
+    """Name and data of each server-sent event; several data lines are joined as the standard says."""
     data: list[bytes] = []
     name = b""
     while line := lines.readline(MAX_EVENT_BYTES):
         line = line.rstrip(b"\r\n")
         if not line:
-            if data and name in {b"", b"operation"}:
-                yield b"\n".join(data)
+            if data:
+                yield name, b"\n".join(data)
             data, name = [], b""
             continue
         field, _, value = line.partition(b":")

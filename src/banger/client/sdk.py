@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import msgspec
 
 from banger.api import routes, schema
+from banger.api.malformed import NOT_JSON
 from banger.api.routes import Route
 from banger.client import follow
 from banger.client.refs import check_ref
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # websockets and http.client are for those who stream
     import http.client
 
     from banger.client import files
+    from banger.client.happenings import Happened
     from banger.client.streams import ConsoleStream, ExecStream, Finished, ProxyStream
 
 _T = TypeVar("_T")
@@ -97,6 +99,26 @@ class Client:
         """What vm.start would do; nothing for a VM that runs."""
         return self._call(list[schema.PlannedStep], routes.PLAN_START, ref=check_ref(ref))
 
+    def plan_image(self, wish: schema.ImageBuild) -> schema.ImagePlan:
+        """What image.build would do."""
+        return self._call(schema.ImagePlan, routes.PLAN_IMAGE_BUILD, wish)
+
+    def image_sbom(self, ref: str) -> dict[str, object]:
+        """An image's inventory: SPDX 2.3."""
+        return self._call(
+            dict[str, object], routes.IMAGE_SBOM, timeout_s=SLOW_S, ref=check_ref(ref)
+        )
+
+    def image_diff(self, ref: str, other: str) -> schema.ImageDiff:
+        """What the image ``other`` has otherwise than ``ref``."""
+        return self._call(
+            schema.ImageDiff,
+            routes.IMAGE_DIFF,
+            timeout_s=SLOW_S,
+            ref=check_ref(ref),
+            other=check_ref(other),
+        )
+
     def set_vm(self, ref: str, patch: schema.VmPatch) -> schema.Vm:
         """Change a VM, of one that runs its forwards and nat only; waits for its disks."""
         return self._call(schema.Vm, routes.VM_SET, patch, timeout_s=SLOW_S, ref=check_ref(ref))
@@ -105,14 +127,18 @@ class Client:
         """Begin vm.delete."""
         return self._call(schema.Operation, routes.VM_DELETE, ref=check_ref(ref))
 
-    def start_vm(self, ref: str, *, timeout_s: float | None = None) -> schema.Operation:
-        """Begin vm.start; ``timeout_s`` bounds the wait for readiness."""
-        wish = schema.VmStart(timeout_s)
+    def start_vm(
+        self, ref: str, *, timeout_s: float | None = None, wait: schema.WaitName = "services"
+    ) -> schema.Operation:
+        """Begin vm.start; ``timeout_s`` bounds the wait for readiness, which goes as far as ``wait``."""
+        wish = schema.VmStart(timeout_s, wait)
         return self._call(schema.Operation, routes.VM_START, wish, ref=check_ref(ref))
 
-    def restart_vm(self, ref: str, *, timeout_s: float | None = None) -> schema.Operation:
+    def restart_vm(
+        self, ref: str, *, timeout_s: float | None = None, wait: schema.WaitName = "services"
+    ) -> schema.Operation:
         """Begin vm.restart."""
-        wish = schema.VmStart(timeout_s)
+        wish = schema.VmStart(timeout_s, wait)
         return self._call(schema.Operation, routes.VM_RESTART, wish, ref=check_ref(ref))
 
     def stop_vm(
@@ -263,6 +289,20 @@ class Client:
         """Begin image.register: an image out of files on the daemon's host."""
         return self._call(schema.Operation, routes.IMAGES_REGISTER, wish)
 
+    def promote_vm(self, ref: str, wish: schema.ImagePromote) -> schema.Operation:
+        """Begin vm.promote: an image out of the disks of a VM at rest."""
+        return self._call(schema.Operation, routes.VM_PROMOTE, wish, ref=check_ref(ref))
+
+    def import_image(self, wish: schema.ImageImport) -> schema.Operation:
+        """Begin image.import: an image out of a file or OCI layout on the daemon's host."""
+        return self._call(schema.Operation, routes.IMAGES_IMPORT, wish)
+
+    def export_image(self, ref: str, wish: schema.ImageExport) -> schema.Operation:
+        """Begin image.export: an image to a file or OCI layout on the daemon's host."""
+        return self._call(
+            schema.Operation, routes.IMAGE_EXPORT, wish, ref=check_ref(ref, what="image")
+        )
+
     def delete_image(self, ref: str) -> schema.Operation:
         """Delete an image; the operation is over when this returns."""
         return self._call(
@@ -280,6 +320,14 @@ class Client:
         """Remove what nothing uses, or with ``dry_run`` only say it."""
         return self._call(list[schema.Leftover], routes.PRUNE, wish, timeout_s=SLOW_S)
 
+    def audit(self) -> list[schema.Residue]:
+        """Where record and host differ."""
+        return self._call(list[schema.Residue], routes.AUDIT, timeout_s=SLOW_S)
+
+    def fix(self) -> list[schema.Residue]:
+        """Mend what `audit` finds, and say what became of it."""
+        return self._call(list[schema.Residue], routes.AUDIT_FIX, timeout_s=SLOW_S)
+
     def operations(self, *, limit: int = 100) -> list[schema.Operation]:
         """The newest operations, newest first."""
         return self._call(list[schema.Operation], routes.OPERATIONS_LIST, query={"limit": limit})
@@ -295,6 +343,12 @@ class Client:
         return self._call(
             schema.Operation, routes.OPERATION_CANCEL, id=check_ref(ref, what="operation")
         )
+
+    def events(self) -> Iterator[Happened]:
+        """Everything that happens from now on, until the daemon ends; see `happenings.happenings`."""
+        from banger.client.happenings import happenings  # noqa: PLC0415  few follow everything
+
+        return happenings(self.transport)
 
     def follow(
         self, operation: schema.Operation, *, timeout_s: float | None = None
@@ -313,7 +367,7 @@ def decode(data: bytes, kind: type[_T]) -> _T:
     """``data`` as ``kind``; BangerError where the daemon says something else."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         raise BangerError(
             "the daemon's answer was not understood",
             detail=str(error),

@@ -6,6 +6,7 @@ does not read before its output is read. With both sides full, its client would 
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import threading
@@ -131,6 +132,10 @@ class WebSocket:
             data = self._socket.recv(_RECEIVE_BYTES)
         except (ValueError, ConnectionError) as error:  # ValueError: closed by us
             raise ClosedError from error
+        except OSError as error:
+            if error.errno == errno.EBADF:  # closed by us while we waited
+                raise ClosedError from error
+            raise
         if not data:
             raise ClosedError
         with self._state:

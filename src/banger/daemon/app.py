@@ -6,7 +6,8 @@ from litestar import Litestar
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 
-from banger.daemon.handlers import disks, logs, streams
+from banger.daemon.handlers import audit, disks, logs, streams
+from banger.daemon.handlers.events import events
 from banger.daemon.handlers.forwards import ForwardController
 from banger.daemon.handlers.images import ImageController
 from banger.daemon.handlers.info import info, metrics
@@ -37,9 +38,11 @@ def make_app(service: Service | None) -> Litestar:
             PlanController,
             info,
             metrics,
+            events,
             *streams.HANDLERS,
             *logs.HANDLERS,
             *disks.HANDLERS,
+            *audit.HANDLERS,
         ],
         dependencies={"service": Provide(provide, sync_to_thread=False)},
         exception_handlers=HANDLERS,

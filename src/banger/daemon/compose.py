@@ -9,6 +9,7 @@ import os
 
 from banger import __version__
 from banger.bundle.locate import find_binaries
+from banger.daemon.names import flooded, peers
 from banger.daemon.service import Service
 from banger.engine.backends import Backends
 from banger.engine.context import Context
@@ -31,6 +32,7 @@ from banger.network.uplinks.service import UplinkService
 from banger.network.uplinks.slots import SlotPlan
 from banger.network.user import UserNetwork
 from banger.storage.disks import DiskStorage
+from banger.storage.snapshots.client import snapshots_of
 from banger.store.store import Store
 from banger.vmm.console import printable_tail
 from banger.vmm.firecracker.backend import FirecrackerVmm
@@ -57,28 +59,36 @@ def compose(config: Config) -> Service:
         config.helper_socket,
         UplinkService(config.helper_state_dir, SlotPlan(config.bridge_prefix)),
     )
+    network = DaemonNetwork(
+        UserNetwork(runtime_dir, state_dir, uplink=config.uplink, pool=config.tap_pool_size),
+        BridgeNetwork(runtime_dir, state_dir, uplinks, pool=config.tap_pool_size),
+        uplinks,
+    )
     context = Context(
         store=store,
         board=Board(store),
         vmms=Backends([firecracker, vmm]),
-        storage=DiskStorage(config.storage),
-        network=DaemonNetwork(
-            UserNetwork(runtime_dir, state_dir, uplink=config.uplink),
-            BridgeNetwork(runtime_dir, state_dir, uplinks),
-            uplinks,
-        ),
+        storage=DiskStorage(config.storage, snapshots_of(config.helper_socket)),
+        network=network,
         relays=Relays(),
         images=ImageCatalog(
-            config.images_dir, state_dir / "logs", mirror=config.mirror, agent=config.agent_path
+            config.images_dir,
+            state_dir / "logs",
+            mirror=config.mirror,
+            void_mirror=config.void_mirror,
+            agent=config.agent_path,
+            cache_dir=state_dir / "cache",
         ),
         identity=IdentityStore(state_dir),
         guests=connect_guest,
         console_tail=_console_tail,
         places=Places(state_dir, runtime_dir),
         boot_slots=asyncio.Semaphore(config.max_parallel_boots or os.cpu_count() or 1),
+        questions=asyncio.Semaphore(max(2, os.cpu_count() or 1)),
         timeouts=Timeouts(ready_s=config.ready_timeout_s),
     )
     engine = Engine(context)
+    network.answer_names(functools.partial(peers, engine), functools.partial(flooded, engine))
     service = Service(
         engine=engine,
         image_work=ImageWork(engine),

@@ -1,7 +1,7 @@
 """One daemon's life: lock, socket, reconcile, serve, let go.
 
 One daemon per state directory: it holds ``bangerd.lock`` there. A second one says so and ends with status 0, since its caller can
-use the first. SIGTERM and SIGINT end it: running operations are cancelled and undone, VMs run on and are adopted by the next.
+use the first. SIGTERM and SIGINT end it (see `banger.daemon.ending`); VMs run on and are adopted by the next.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from banger.daemon.app import make_app
+from banger.daemon.capping import Capper
+from banger.daemon.catalogue import keep_up, take_in_prebuilt
 from banger.daemon.compose import compose
+from banger.daemon.ending import Ending
 from banger.daemon.names import serve_names
 from banger.daemon.server import bind, inherited, make_server
 from banger.daemon.service import Service
+from banger.engine.audit import keep_watch
 from banger.engine.reconcile import reconcile
 from banger.engine.tend import tend_stores
 from banger.host import faults, fs
 from banger.host.config import Config
 from banger.host.locks import FileLock
 from banger.model.errors import BangerError, HostLacksError
-from banger.vmm.console import cap_log
 
 if TYPE_CHECKING:
     from banger.network.names import NameServer
 
 log = logging.getLogger(__name__)
-CAP_EVERY_S = 5.0
 
 
 def prepare(config: Config) -> FileLock | None:
@@ -38,7 +40,7 @@ def prepare(config: Config) -> FileLock | None:
     try:
         for directory in (config.state_dir, config.runtime_dir):
             fs.make_private_dir(directory)
-        lock = FileLock(config.state_dir / "bangerd.lock")
+        lock = FileLock(config.daemon_lock_path)
         if not lock.acquire():
             return None
         for directory in (config.state_dir, config.ssh_key_path.parent, config.runtime_dir):
@@ -57,12 +59,14 @@ async def serve(config: Config, ready_fd: int | None) -> None:
     faults.load()
     service = compose(config)
     names: NameServer | None = None
+    ending: Ending | None = None
     background: set[asyncio.Task[None]] = set()
     passed = inherited()
     listener = passed or bind(config.socket_path)
     try:
         said = await reconcile(service.engine)
         await _sweep_images(service)
+        await keep_up(service)
         log.info(
             "bangerd %s ready, pid %d, %d sentences of reconcile",
             service.version,
@@ -71,9 +75,13 @@ async def serve(config: Config, ready_fd: int | None) -> None:
         )
         names = await serve_names(service, config.dns_port)
         server = make_server(make_app(service))
+        ending = Ending(service.context.board, server.end, config.drain_s)
         for signo in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(signo, server.end)
-        background.add(asyncio.create_task(_cap_logs(service)))
+            asyncio.get_running_loop().add_signal_handler(signo, ending.asked)
+        await take_in_prebuilt(service, config)
+        background.add(asyncio.create_task(Capper(service).run()))
+        background.add(asyncio.create_task(keep_watch(service.audit, config.reconcile_s)))
+        service.image_work.begin_healing()
         if os.geteuid() == 0:  # nobody else has such stores
             background.add(asyncio.create_task(tend_stores(service.engine)))
         _tell_ready(ready_fd)
@@ -81,6 +89,8 @@ async def serve(config: Config, ready_fd: int | None) -> None:
     finally:
         for task in background:
             task.cancel()
+        if ending is not None:
+            await ending.close()
         if names is not None:
             await names.close()
         listener.close()
@@ -102,19 +112,6 @@ def _tell_ready(ready_fd: int | None) -> None:
     if ready_fd is not None:
         os.write(ready_fd, b"1")
         os.close(ready_fd)
-
-
-async def _cap_logs(service: Service) -> None:
-    """Keep consoles and VMM logs of running VMs within bounds."""
-    while True:
-        await asyncio.sleep(CAP_EVERY_S)
-        for machine in service.engine.machines():
-            if machine.vmm is not None:
-                for path in (machine.paths.console_log, machine.paths.vmm_log):
-                    try:
-                        cap_log(path, service.max_console_bytes)
-                    except Exception:  # of one log: the others are capped all the same
-                        log.exception("log %s could not be capped", path)
 
 
 async def _let_go(service: Service) -> None:

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from banger.api import schema
+from banger.daemon.metrics import Metrics
 from banger.engine import views
+from banger.engine.audit import Audit
 from banger.engine.context import Context
 from banger.engine.engine import Engine
+from banger.engine.guest_ports import Guest
 from banger.engine.image_work import ImageWork
 from banger.engine.machine import Machine
-from banger.engine.ports import Guest
-from banger.model.errors import BangerError
+from banger.model.errors import BangerError, NotFoundError, RefusedError
 from banger.model.manifest import ImageManifest
 from banger.model.state import not_running
 
@@ -31,6 +33,14 @@ class Service:
     max_console_bytes: int
     warnings: list[str] = field(default_factory=list)
     default_image: str = "debian"
+    metrics: Metrics = field(init=False)
+    audit: Audit = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Count from now on."""
+        self.metrics = Metrics(self.version)
+        self.audit = Audit(self.engine)
+        self.context.board.hub.listen(self.metrics.note)
 
     @property
     def context(self) -> Context:
@@ -52,7 +62,22 @@ class Service:
     def image_view(self, manifest: ImageManifest) -> schema.Image:
         """An image for the wire."""
         users = [machine.name for machine in self.engine.using_image(manifest.id)]
-        return views.image(manifest, self.context.images.allocated_bytes(manifest.id), users)
+        images = self.context.images
+        seed = images.seed_word(manifest)
+        return views.image(manifest, images.allocated_bytes(manifest.id), users, seed)
+
+    def image(self, ref: str) -> ImageManifest:
+        """The image of this name or id; RefusedError for one that is being taken in just now."""
+        try:
+            return self.context.images.get(ref)
+        except NotFoundError:
+            run = self.image_work.coming(ref)
+            if run is None:
+                raise
+            raise RefusedError(
+                f"image {ref} of the bundle is still being taken in",
+                hint=f"banger op wait {run.id}",
+            ) from None
 
     def guest(self, ref: str) -> Guest:
         """The guest of a VM that runs; RefusedError for one that does not."""

@@ -8,6 +8,7 @@ import msgspec
 from litestar import Request
 from litestar.exceptions import ValidationException
 
+from banger.api.malformed import NOT_JSON
 from banger.model.compat import override
 
 
@@ -31,6 +32,6 @@ class StrictRequest(Request[Any, Any, Any]):
             field = self.route_handler.parsed_fn_signature.parameters.get("data")
             if field is not None:
                 msgspec.convert(value, field.annotation)
-        except msgspec.DecodeError as error:
+        except NOT_JSON as error:
             raise ValidationException(str(error)) from error
         return value

@@ -17,13 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from banger.model.errors import BangerError, HostLacksError, from_code
+from banger.model.clock import monotonic_ms
+from banger.model.errors import BangerError, HostLacksError, RefusedError, from_code
 from banger.wire.seqpacket import when_ready
 
 PROTOCOL = 1
 MAX_REQUEST_BYTES = 4096
 MAX_REPLY_BYTES = 1 << 16
 REQUEST_S = 20.0
+TOO_OFTEN = "asks too often"
+_AGAIN_S = 0.3
 
 
 class BadRequestError(ValueError):
@@ -83,7 +86,7 @@ def decode_reply(data: bytes) -> Mapping[str, Any]:
         if reply["ok"] is True and isinstance(reply["result"], dict):
             return dict(reply["result"])
         error = {key: str(reply["error"][key]) for key in ("code", "what", "detail", "hint")}
-    except (ValueError, KeyError, TypeError) as broken:
+    except (ValueError, KeyError, TypeError, RecursionError) as broken:
         raise BangerError(
             "banger-helper ended or answered with no sense",
             detail=data[:200].decode(errors="replace"),
@@ -100,12 +103,32 @@ async def ask(
     timeout_s: float = REQUEST_S,
     **arguments: int | str | bool,
 ) -> Mapping[str, Any]:
-    """One request to the helper behind ``path``; its result, or the error that it answered. HostLacksError if there is no helper for us."""
+    """One request to the helper behind ``path``; its result, or the error that it answered. HostLacksError if there is no helper for us.
+
+    One that is refused because this user asks too often is made again, as long as there is time.
+    """
+    fds, end_ms = list(descriptors), monotonic_ms() + timeout_s * 1000
+    while True:
+        try:
+            return await _ask_once(path, op, arguments, fds, timeout_s)
+        except RefusedError as error:
+            if not error.what.endswith(TOO_OFTEN) or monotonic_ms() + _AGAIN_S * 1000 > end_ms:
+                raise
+        await asyncio.sleep(_AGAIN_S)
+
+
+async def _ask_once(
+    path: Path,
+    op: str,
+    arguments: Mapping[str, int | str | bool],
+    descriptors: list[int],
+    timeout_s: float,
+) -> Mapping[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as channel:
         channel.setblocking(False)  # noqa: FBT003  the standard library's signature
         try:
             channel.connect(os.fspath(path))
-            socket.send_fds(channel, [encode_request(op, arguments)], list(descriptors))
+            socket.send_fds(channel, [encode_request(op, arguments)], descriptors)
             async with asyncio.timeout(timeout_s):
                 data = await when_ready(channel, lambda: channel.recv(MAX_REPLY_BYTES))
         except TimeoutError as error:
@@ -127,7 +150,7 @@ def not_there(path: Path, error: OSError) -> HostLacksError:
             hint="sudo usermod -aG banger $USER, then log in again",
         )
     return HostLacksError(
-        "network mode bridge needs banger-helper, which does not run",
+        "banger-helper does not run",
         detail=f"{path}: {error.strerror or error}",
         hint="sudo banger setup helper",
     )

@@ -10,6 +10,8 @@ from typing import Protocol
 import h11
 import msgspec
 
+from banger.api.malformed import NOT_JSON
+
 MAX_HEAD_BYTES = 16 * 1024
 FAILED = b"banger-failed"
 """The trailer with which the guest's agent ends a body that is not whole; see ``banger_agent.http``."""
@@ -125,7 +127,7 @@ class Exchange:
                 raise HttpError(f"the answer is larger than {limit_bytes} bytes")
         try:
             return msgspec.json.decode(bytes(data)) if data else None
-        except msgspec.DecodeError as error:
+        except NOT_JSON as error:
             raise HttpError(f"the answer is not JSON: {error}") from error
 
     def renew(self) -> bool:

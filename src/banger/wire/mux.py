@@ -23,6 +23,10 @@ HEADER: Final = struct.Struct(">IBI")
 OPEN, OPENED, DATA, CREDIT, CLOSE = 2, 3, 4, 5, 6
 MAX_PAYLOAD: Final = 32 * 1024
 WINDOW: Final = 256 * 1024
+MAX_STRAYS: Final = 1 << 16
+"""So many frames in a row may make no sense: more than can cross the end of a stream, of any agent that means well."""
+TURN: Final = 64
+"""Frames, after which others have their turn: what is in the buffer already is read without waiting."""
 _CALL_AGAIN_S: Final = 1.0
 _PADDING: Final = bytes(MAX_PAYLOAD + HEADER.size)
 
@@ -92,7 +96,7 @@ class MuxStream:
                 await self._mux.send(self._number, CLOSE)
 
     def deliver(self, data: bytes) -> bool:
-        """Bytes have come; False if the guest sent more than it may."""
+        """Bytes have come; False if the guest sent more than it may. Never none: they would be kept without end, and read as an end."""
         self._buffered += len(data)
         if self._buffered > WINDOW:
             return False
@@ -100,10 +104,12 @@ class MuxStream:
         self._changed.set()
         return True
 
-    def add_credit(self, amount: int) -> None:
-        """The guest has consumed so much."""
-        self._credit = min(self._credit + amount, WINDOW)
+    def add_credit(self, amount: int) -> bool:
+        """The guest has consumed so much; False if that cannot be, for nothing was sent."""
+        before = self._credit
+        self._credit = min(before + amount, WINDOW)
         self._changed.set()
+        return self._credit > before
 
     def end(self, why: str) -> None:
         """The stream is over; what was received can still be read."""
@@ -131,11 +137,14 @@ class Mux:
 
     @classmethod
     async def connect(cls, path: Path) -> Mux:
-        """Connect to the Unix socket ``path`` and wait until the guest has answered; the caller sets the deadline."""
+        """Connect to the Unix socket ``path`` and wait until the guest has answered; the caller sets the deadline. OSError."""
         reader, writer = await asyncio.open_unix_connection(path, limit=1 << 20)
         mux = cls(reader, writer)
         try:
             await _synchronise(reader, writer)
+        except asyncio.IncompleteReadError:  # an EOFError: none of those that callers wait for
+            await mux.close()
+            raise MuxClosedError("the channel to the guest was closed") from None
         except BaseException:
             await mux.close()
             raise
@@ -168,13 +177,21 @@ class Mux:
 
     async def _read(self) -> None:
         why = "the channel to the guest was closed"
+        strays = frames = 0
         try:
             while True:
                 number, kind, length = HEADER.unpack(await self._reader.readexactly(HEADER.size))
                 if length > MAX_PAYLOAD:
                     why = "the guest's agent sent nonsense"
                     return
-                await self._handle(number, kind, await self._reader.readexactly(length))
+                payload = await self._reader.readexactly(length)
+                strays = 0 if await self._handle(number, kind, payload) else strays + 1
+                if strays > MAX_STRAYS:
+                    why = "the guest's agent sends frames without end"
+                    return
+                frames += 1
+                if frames % TURN == 0:
+                    await asyncio.sleep(0)
         except (asyncio.IncompleteReadError, OSError):
             pass  # the VMM has gone, or close was called: said below
         finally:
@@ -184,21 +201,24 @@ class Mux:
             self._streams.clear()
             self._writer.close()
 
-    async def _handle(self, number: int, kind: int, payload: bytes) -> None:
+    async def _handle(self, number: int, kind: int, payload: bytes) -> bool:
+        """Do what a frame says; False if it says nothing: of a stream that is not there (it may have crossed our CLOSE), or without effect."""
         stream = self._streams.get(number)
         if stream is None:
-            return  # crossed our CLOSE
-        if kind == OPENED:
-            if not stream.opened.done():
-                stream.opened.set_result(None)
-        elif kind == DATA:
+            return False
+        if kind == OPENED and not stream.opened.done():
+            stream.opened.set_result(None)
+        elif kind == DATA and payload:
             if not stream.deliver(payload):
                 await stream.close()
         elif kind == CREDIT and len(payload) == 4:
-            stream.add_credit(int.from_bytes(payload, "big"))
+            return stream.add_credit(int.from_bytes(payload, "big"))
         elif kind == CLOSE:
             stream.end(payload[:1024].decode(errors="replace"))
             self.forget(number)
+        else:
+            return False
+        return True
 
     async def close(self) -> None:
         """End the channel and all its streams."""

@@ -1,11 +1,13 @@
 """``banger df`` and ``banger prune`` as programs, against a daemon over a real socket."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from banger.api import schema
-from banger.model.errors import HostLacksError
+from banger.cli.commands import disk
+from banger.model.errors import BangerError, HostLacksError
 from tests.framework.fake_daemon import FakeDaemon
 from tests.framework.terminal import Terminal
 from tests.unit.cli.test_commands import ARGV, Shell
@@ -75,7 +77,7 @@ def test_prune_removes_what_was_not_asked_to_be_kept_and_says_how_much(daemon, s
         ("download", True),
     ]
     assert "200M freed" in done.stderr
-    assert list(download.parent.iterdir()) == []
+    assert not download.parent.exists()
     assert [item.kind for item in daemon.leftovers] == ["image", "database"]
 
 
@@ -112,3 +114,10 @@ def test_what_could_not_be_removed_is_an_error_after_the_rest(daemon, shell):
     assert done.returncode == 1
     assert "error: it stays" in done.stderr
     assert "4K freed" in done.stderr
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"[1]", b"<html>"])
+def test_an_answer_of_another_form_is_told_as_one(answer):
+    session = SimpleNamespace(transport=SimpleNamespace(call=lambda *_, **__: answer))
+    with pytest.raises(BangerError, match="the daemon's answer was not understood"):
+        disk._ask(session, {"dry_run": True})

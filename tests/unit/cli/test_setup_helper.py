@@ -69,10 +69,32 @@ def test_root_gets_group_and_units_and_can_take_the_units_back(program, tmp_path
         ["usermod", "--append", "--groups", "banger", "somebody"],
         ["systemctl", "daemon-reload"],
         ["systemctl", "enable", "--now", "banger-helper.socket"],
+        ["systemctl", "try-restart", "banger-helper.service"],
     ]
     assert (tmp_path / NAMES[1]).read_text() == units()[NAMES[1]]
     assert CliRunner().invoke(helper, ["--remove"]).exit_code == 0
     assert not any((tmp_path / name).exists() for name in NAMES)
+
+
+def test_storage_is_given_to_it_on_demand_and_taken_from_it_again(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(setup_helper, "UNITS", tmp_path)
+    monkeypatch.setattr(setup_helper, "has_systemd", lambda: True)
+    monkeypatch.setattr("banger.host.exec.run_sync", lambda argv, **_: None)
+    more = tmp_path / setup_helper.STORAGE
+    assert CliRunner().invoke(helper, ["--storage"]).exit_code == 0
+    assert "DeviceAllow=block-device-mapper" in more.read_text()
+    assert "CAP_SYS_ADMIN" not in (tmp_path / NAMES[1]).read_text()
+    assert CliRunner().invoke(helper, ["--user", "another"]).exit_code == 0
+    assert more.exists()
+    assert CliRunner().invoke(helper, ["--no-storage"]).exit_code == 0
+    assert not more.parent.exists()
+    CliRunner().invoke(helper, ["--storage"])
+    (more.parent / "own.conf").write_text("[Service]\n")  # the administrator's
+    assert CliRunner().invoke(helper, ["--remove"]).exit_code == 0
+    assert [path.name for path in more.parent.iterdir()] == ["own.conf"]
+    assert "storage.conf" in CliRunner().invoke(helper, ["--print", "--storage"]).output
+    assert "storage.conf" not in CliRunner().invoke(helper, ["--print", "--no-storage"]).output
 
 
 def test_without_systemd_it_says_how_to_start_it(program, tmp_path, monkeypatch):

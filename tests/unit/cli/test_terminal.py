@@ -8,17 +8,9 @@ import termios
 
 import pytest
 
-from tests.framework.fake_daemon import FakeDaemon, a_vm
 from tests.framework.terminal import Terminal
 
 ARGV = [sys.executable, "-m", "banger.cli.main", "vm", "exec"]
-
-
-@pytest.fixture
-def daemon(tmp_path):
-    with FakeDaemon(tmp_path) as daemon:
-        daemon.vms.append(a_vm("web"))
-        yield daemon
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ CALLS = {
     routes.VM_RESTART: lambda c: c.restart_vm("web"),
     routes.VM_PAUSE: lambda c: c.pause_vm("web"),
     routes.VM_RESUME: lambda c: c.resume_vm("web"),
+    routes.VM_PROMOTE: lambda c: c.promote_vm("off", schema.ImagePromote("mine")),
     routes.VM_HEALTH: lambda c: c.health("web"),
     routes.VM_STATS: lambda c: c.stats("web"),
     routes.VM_PORTS: lambda c: c.ports("web"),
@@ -61,9 +62,17 @@ CALLS = {
     routes.IMAGES_LIST: lambda c: c.images(),
     routes.IMAGES_BUILD: lambda c: c.build_image(schema.ImageBuild()),
     routes.IMAGES_REGISTER: lambda c: c.register_image(schema.ImageRegister("mine", base="debian")),
+    routes.IMAGES_IMPORT: lambda c: c.import_image(schema.ImageImport("/x.tar")),
+    routes.IMAGE_EXPORT: lambda c: c.export_image("debian", schema.ImageExport("/x.tar")),
     routes.IMAGE_SHOW: lambda c: c.image("debian"),
+    routes.PLAN_IMAGE_BUILD: lambda c: c.plan_image(schema.ImageBuild()),
+    routes.IMAGE_SBOM: lambda c: c.image_sbom("debian"),
+    routes.IMAGE_DIFF: lambda c: c.image_diff("debian", "debian"),
     routes.IMAGE_DELETE: lambda c: c.delete_image("debian"),
+    routes.EVENTS: lambda c: c.events().close(),
     routes.DISK_USAGE: lambda c: c.disk_usage(),
+    routes.AUDIT: lambda c: c.audit(),
+    routes.AUDIT_FIX: lambda c: c.fix(),
     routes.PRUNE: lambda c: c.prune(schema.Prune(dry_run=True)),
     routes.OPERATIONS_LIST: lambda c: c.operations(limit=3),
     routes.OPERATION_SHOW: lambda c: c.operation(c.create_vm(schema.VmCreate(name="o")).id),
@@ -96,7 +105,8 @@ def test_there_is_a_method_for_every_route(daemon, client, route):
             for method, path, _ in list(daemon.requests)
         )
 
-    wait_until(asked, 5)  # a WebSocket may be closed before the daemon's thread has noted who asked
+    # A WebSocket may be closed before the daemon's thread has noted who asked.
+    wait_until(asked, 30)
 
 
 def test_answers_are_the_apis_structs(daemon, client):
@@ -213,9 +223,18 @@ def test_a_silent_stream_is_given_up_and_the_operation_asked_for(daemon, client,
     monkeypatch.setattr(follow, "QUIET_S", 0.05)
     monkeypatch.setattr(follow, "AGAIN_S", 0.01)
     daemon.hold = {"boot"}
-    threading.Timer(0.3, daemon.release).start()
-    assert client.wait(client.create_vm(schema.VmCreate(name="new"))).state == "succeeded"
-    assert ("GET", f"/v1/operations/{daemon.operations[0].id}", {}) in daemon.requests
+    operation = client.create_vm(schema.VmCreate(name="new"))
+    asked = ("GET", f"/v1/operations/{operation.id}", {})
+
+    def release():
+        wait_until(lambda: asked in daemon.requests, 15)
+        daemon.release()
+
+    thread = threading.Thread(target=release)
+    thread.start()
+    assert client.wait(operation).state == "succeeded"
+    thread.join()
+    assert asked in daemon.requests
 
 
 def test_following_survives_a_daemon_that_is_away_for_a_while(
@@ -241,6 +260,7 @@ def test_a_failed_operation_raises_its_error(daemon, client):
 def test_waiting_ends_at_its_deadline_and_the_operation_goes_on(daemon, client):
     daemon.hold = {"boot"}
     operation = client.create_vm(schema.VmCreate(name="new"))
+    assert daemon.held.wait(30)
     with pytest.raises(GuestNotReadyError, match="goes on"):
         client.wait(operation, timeout_s=0.1)
     assert client.operation(operation.id).state == "running"
@@ -249,7 +269,7 @@ def test_waiting_ends_at_its_deadline_and_the_operation_goes_on(daemon, client):
 def test_a_cancelled_operation_says_so(daemon, client):
     daemon.hold = {"boot"}
     operation = client.create_vm(schema.VmCreate(name="new"))
-    assert daemon.held.wait(5)
+    assert daemon.held.wait(30)
     client.cancel(operation.id)
     with pytest.raises(CancelledOperationError):
         client.wait(operation)
@@ -316,6 +336,23 @@ def test_a_guest_that_is_lost_is_an_error(daemon, client):
         stream._socket._socket.shutdown(socket.SHUT_RDWR)
         with pytest.raises(BangerError, match="lost"):
             stream.receive(10)
+
+
+def test_a_stream_that_another_thread_closes_while_it_is_read_is_over(daemon, client, monkeypatch):
+    daemon.vms.append(a_vm("web"))
+    daemon.tcp[80] = lambda connection: connection.recv()
+    with client.proxy("web", 80) as stream:
+
+        class Closing:
+            def register(self, *_):
+                pass
+
+            def poll(self, *_):
+                stream.close()
+                return True
+
+        monkeypatch.setattr("banger.client.websocket.select.poll", Closing)
+        assert list(stream.pieces()) == []
 
 
 def test_proxy_carries_bytes_both_ways(daemon, client):

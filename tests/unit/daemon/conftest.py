@@ -8,11 +8,7 @@ import socket
 
 import pytest
 
-from banger.daemon.app import make_app
-from banger.daemon.server import bind, make_server
-from banger.daemon.service import Service
-from banger.engine.image_work import ImageWork
-from tests.framework.fake_world import World
+from tests.framework.api_server import serving, socket_path
 
 
 class Api:
@@ -55,21 +51,5 @@ def warnings():
 
 @pytest.fixture
 async def api(tmp_path, warnings):
-    world = World(tmp_path)
-    engine = world.engine()
-    service = Service(
-        engine=engine, image_work=ImageWork(engine), started_at="2026-01-01T00:00:00.000Z", version="0",
-        state_dir=str(tmp_path), runtime_dir=str(tmp_path), accel="tcg", max_console_bytes=1 << 20,
-        warnings=warnings,
-    )  # fmt: skip
-    path = tmp_path / "s" / "bangerd.sock"
-    listener = bind(path)
-    server = make_server(make_app(service))
-    task = asyncio.create_task(server._serve([listener]))
-    yield Api(path, service, world)
-    server.end()
-    await asyncio.wait_for(task, 10)
-    listener.close()
-    await service.image_work.close()
-    await engine.close()
-    engine.context.store.close()
+    async with serving(tmp_path, warnings) as (service, world):
+        yield Api(socket_path(tmp_path), service, world)

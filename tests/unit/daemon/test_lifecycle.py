@@ -5,7 +5,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from banger.daemon import lifecycle
+from banger.daemon import capping
 from tests.framework.fake_world import World
 from tests.unit.engine.test_engine import make
 
@@ -25,12 +25,11 @@ async def test_one_log_that_cannot_be_capped_ends_the_capping_of_no_other(tmp_pa
         if rounds.count(second) == 2:
             asked.set()
 
-    monkeypatch.setattr(lifecycle, "cap_log", cap)
-    monkeypatch.setattr(lifecycle, "CAP_EVERY_S", 0.01)
-    task = asyncio.create_task(
-        lifecycle._cap_logs(SimpleNamespace(engine=engine, max_console_bytes=1 << 20))
-    )
-    await asyncio.wait_for(asked.wait(), 5)
+    monkeypatch.setattr(capping, "cap_log", cap)
+    monkeypatch.setattr(capping, "EVERY_S", 0.01)
+    capper = capping.Capper(SimpleNamespace(engine=engine, max_console_bytes=1 << 20))
+    task = asyncio.create_task(capper.run())
+    await asyncio.wait_for(asked.wait(), 30)
     assert not task.done()
     task.cancel()
     await asyncio.wait({task})

@@ -1,11 +1,14 @@
-"""Lines of the daemon's log say which VM and which operation they belong to."""
+"""Lines of the daemon's log say which VM and which operation they belong to; whoever follows a log misses nothing of it."""
 
+import itertools
 import json
 import logging
 
 import pytest
 
+from banger.daemon.handlers import logs as handlers
 from banger.daemon.logs import JsonLines
+from banger.host import fs
 from tests.framework.fake_world import FakeGuest, World
 from tests.unit.engine.test_engine import finished, make
 
@@ -47,3 +50,29 @@ async def test_a_line_has_the_ids_of_its_vm_and_its_operation(tmp_path, lines, m
     assert not {"vm", "operation"} & set(lines[-1])
     await engine.close()
     engine.context.store.close()
+
+
+async def test_who_follows_a_log_misses_nothing_that_is_written_while_its_end_is_read(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "console.log"
+    path.write_text("much earlier, one")
+    numbers = itertools.count()
+
+    def slowly(read):
+        def reads(*where):
+            found = read(*where)
+            with path.open("a") as file:
+                file.write(f", {next(numbers)}")
+            return found
+
+        return reads
+
+    monkeypatch.setattr(handlers, "_read_from", slowly(handlers._read_from))
+    monkeypatch.setattr(fs, "read_tail", slowly(fs.read_tail))
+    said = b""
+    async for chunk in handlers._log(path, 3, follow=True):
+        said += chunk
+        if len(said) > 12:
+            break
+    assert said.startswith(b"one, 0, 1, 2")

@@ -50,7 +50,7 @@ async def test_closing_ends_a_read_that_waits_and_a_write_that_waits(ends, end):
         await stream.close()
     else:
         stream.abort()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await reading == b""
         with pytest.raises(StreamEndedError):
             await writing

@@ -33,8 +33,15 @@ def show(session: Session, *, output: str) -> None:
             click.echo(key)
     else:
         sources = session.config.sources
-        rows = [(key, dash(value), sources.get(key, "default")) for key, value in values.items()]
+        rows = [
+            (key, _written(value), sources.get(key, "default")) for key, value in values.items()
+        ]
         click.echo(data.table(("KEY", "VALUE", "SOURCE"), rows))
+
+
+def _written(value: object) -> str:
+    """``value`` as TOML and people write it."""
+    return str(value).lower() if isinstance(value, bool) else dash(value)
 
 
 @config.command()

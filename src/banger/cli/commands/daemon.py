@@ -17,7 +17,8 @@ from banger.cli.output import data
 from banger.cli.output.data import Json
 from banger.cli.session import Session, pass_session, warn_of_version
 from banger.host.config import Config
-from banger.model.errors import BangerError, DaemonUnreachableError
+from banger.host.locks import FileLock
+from banger.model.errors import BangerError, DaemonUnreachableError, RefusedError
 
 STOP_S = 60.0
 POLL_S = 0.2
@@ -111,7 +112,15 @@ def stop(session: Session) -> None:
 
 
 def _pidfd(config: Config, pid: int) -> int | None:
-    """A descriptor of the daemon's process: asked for twice, so that a recycled pid is never taken for it."""
+    """A descriptor of the daemon's process: asked for twice, so that a recycled pid is never taken for it; and a daemon that has
+    not the lock of this state directory is another host's, behind a socket that ssh forwards.
+    """
+    if FileLock(config.daemon_lock_path).holder() != str(pid):
+        raise RefusedError(
+            f"the daemon (pid {pid}) is not of this host, or has another state directory",
+            detail=f"{config.daemon_lock_path} is not its lock",
+            hint="stop it where it runs: ssh HOST banger daemon stop",
+        )
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -139,15 +148,17 @@ def logs(session: Session, *, follow: bool, lines: int, raw: bool, output: str) 
     """Print the log of a daemon that a command started (a systemd service has its log in the journal)."""
     raw = raw or output == "json"
     path = session.config.daemon_log_path
-    if not path.exists():
+    if path.exists():
+        with path.open("rb") as file:
+            for line in file.read().splitlines()[-lines:] if lines else []:
+                _show(line, raw=raw)
+            at = file.tell()
+    else:
         click.echo(f"no log yet: {path}", err=True)
-        return
-    with path.open("rb") as file:
-        for line in file.read().splitlines()[-lines:] if lines else []:
-            _show(line, raw=raw)
-        if follow:
-            sys.stdout.flush()
-            _follow(path, file, raw=raw)
+        at = 0
+    if follow:
+        sys.stdout.flush()
+        _follow(path, at, raw=raw)
 
 
 def _show(line: bytes, *, raw: bool) -> None:
@@ -157,17 +168,31 @@ def _show(line: bytes, *, raw: bool) -> None:
     click.echo(text if raw else readable(text))
 
 
-def _follow(path: Path, file: BinaryIO, *, raw: bool) -> None:
-    """Print what is appended until Ctrl-C; a log that was begun anew is read from its start."""
-    pending = b""
+def _follow(path: Path, at: int, *, raw: bool) -> None:
+    """Print what is appended after ``at`` until Ctrl-C. A log that a later daemon begins anew (the old one is renamed when it
+    has grown large) is read from its start.
+    """
     try:
+        while not path.exists():
+            time.sleep(POLL_S)
+        file = path.open("rb")
+        file.seek(at)
         while True:
-            if path.exists() and path.stat().st_size < file.tell():
-                file.seek(0)
-            *whole, pending = (pending + file.read()).split(b"\n")
-            for line in whole:
-                _show(line, raw=raw)
-            sys.stdout.flush()
+            _print_new(file, raw=raw)
+            if path.exists() and not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                _print_new(file, raw=raw)
+                file.close()
+                file = path.open("rb")
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         raise click.exceptions.Exit(130) from None
+
+
+def _print_new(file: BinaryIO, *, raw: bool) -> None:
+    """Print the whole lines that ``file`` has beyond its position; of a line that is not finished only the others."""
+    found = file.read()
+    whole, newline, rest = found.rpartition(b"\n")
+    for line in whole.split(b"\n") if newline else ():
+        _show(line, raw=raw)
+    file.seek(-len(rest), os.SEEK_CUR)
+    sys.stdout.flush()

@@ -104,11 +104,11 @@ def _remove_download(session: Session, item: Json) -> Json:
 def _ask(session: Session, wish: Json) -> list[Json]:
     import json  # noqa: PLC0415  `df` needs none
 
+    from banger.client.sdk import decode  # noqa: PLC0415  nor this
+
     body = json.dumps(wish).encode()
     answer = session.transport.call(routes.PRUNE, {}, body=body, timeout_s=SLOW_S)
-    found = json.loads(answer)
-    assert isinstance(found, list)  # noqa: S101  the daemon's own document says so
-    return found
+    return decode(answer, list[Json])
 
 
 def _left_row(item: Json) -> Sequence[str]:
@@ -142,8 +142,8 @@ def prune(
 ) -> None:
     """Remove what nothing uses.
 
-    That is what interrupted image builds and deletions of VMs left, and downloads that were not finished. Nothing of a VM that exists is
-    touched.
+    That is what interrupted image builds and deletions of VMs left, packages that image builds have downloaded, and downloads that were not finished. Nothing of a VM
+    that exists is touched.
     """
     wish = {"images": images, "databases": databases}
     items = [*_ask(session, {**wish, "dry_run": True}), *_downloads(session)]

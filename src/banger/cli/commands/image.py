@@ -27,11 +27,22 @@ NO_IMAGES = "no images yet; build one: banger image build"
 
 
 _C = "banger.cli.commands.image"
+_T = "banger.cli.commands.image_transfer"
 _TABLE: dict[str, Entry] = {
     "list": Entry(f"{_C}:list_images", "List images."),
     "show": Entry(f"{_C}:show", "Show one image."),
     "build": Entry(f"{_C}:build", "Build an image."),
+    "lock": Entry("banger.cli.commands.image_lock:lock", "Pin what a Void image is built from."),
     "register": Entry(f"{_C}:register", "Make an image out of files that you have."),
+    "sbom": Entry("banger.cli.commands.image_look:sbom", "Print an image's inventory (SPDX)."),
+    "diff": Entry("banger.cli.commands.image_look:diff", "Show how two images differ."),
+    "promote": Entry(
+        "banger.cli.commands.image_promote:promote", "Make an image out of a stopped VM."
+    ),
+    "import": Entry(
+        f"{_T}:import_image", "Make an image out of a container image or an exported one."
+    ),
+    "export": Entry(f"{_T}:export_image", "Write an image to a file."),
     "delete": Entry(f"{_C}:delete", "Delete images that no VM uses."),
     "ls": Entry(f"{_C}:list_images", "Alias of: list.", alias=True),
     "rm": Entry(f"{_C}:delete", "Alias of: delete.", alias=True),
@@ -83,7 +94,17 @@ def _pairs(item: Json) -> list[tuple[str, object]]:
         ("services", services),
         ("packages", len(item["packages"])),
         ("used by", " ".join(item["used_by"])),
+        ("work seed", item["seed"]),
+        ("parent", item["parent"]),
+        *(("history", _happened(one)) for one in item["history"]),
     ]
+
+
+def _happened(one: Json) -> str:
+    parts = [one["at"], one["action"]]
+    parts += [f"from image {one['parent']}"] if one["parent"] else []
+    parts += [f"(VM {one['vm']})"] if one["vm"] else []
+    return " ".join(parts)
 
 
 @click.command()
@@ -92,10 +113,11 @@ def _pairs(item: Json) -> list[tuple[str, object]]:
 @pass_session
 def show(session: Session, *, name: str, output: str) -> None:
     """Show one image; its packages are in the JSON format."""
-    _print(session, name, output)
+    print_image(session, name, output)
 
 
-def _print(session: Session, ref: str, output: str) -> None:
+def print_image(session: Session, ref: str, output: str) -> None:
+    """Print one image, asked for by name or id."""
     item = session.transport.fetch(routes.IMAGE_SHOW, {"ref": ref})
     data.show_one(item, output, pairs=_pairs, name=item["name"])
 
@@ -106,20 +128,33 @@ def _print(session: Session, ref: str, output: str) -> None:
     "--name", type=params.Name("image"), help="Name of the image.  [default: the recipe's]"
 )
 @click.option("--force", is_flag=True, help="Build even if it would come out the same.")
+@click.option("--explain", is_flag=True, help="Print what would be done and run; build nothing.")
 @click.option("--no-wait", is_flag=True, help="Print the operation's id and return at once.")
 @data.format_option
 @pass_session
 def build(
-    session: Session, *, recipe: str, name: str | None, force: bool, no_wait: bool, output: str
+    session: Session,
+    *,
+    recipe: str,
+    name: str | None,
+    force: bool,
+    explain: bool,
+    no_wait: bool,
+    output: str,
 ) -> None:
-    """Build an image from RECIPE: a name that banger knows (debian), or the path of a recipe file."""
+    """Build an image from RECIPE: a name that banger knows (debian, void), or the path of a recipe file."""
     from banger.api import schema  # noqa: PLC0415  the other commands of this group do without
 
-    wish = schema.ImageBuild(recipe=_recipe(recipe), name=name, force=force)
-    _finish(session, session.client.build_image(wish), output, no_wait=no_wait)
+    wish = schema.ImageBuild(recipe=absolute_recipe(recipe), name=name, force=force)
+    if explain:
+        from banger.cli.commands.image_look import print_plan  # noqa: PLC0415  as above
+
+        print_plan(session.client.plan_image(wish), output)
+        return
+    finish(session, session.client.build_image(wish), output, no_wait=no_wait)
 
 
-def _finish(session: Session, operation: Operation, output: str, *, no_wait: bool) -> None:
+def finish(session: Session, operation: Operation, output: str, *, no_wait: bool) -> None:
     """Follow ``operation`` and print its image, or print what it is called."""
     from banger.cli.commands.vm_make import print_operation  # noqa: PLC0415  as above
     from banger.cli.output import progress  # noqa: PLC0415  as above
@@ -128,10 +163,10 @@ def _finish(session: Session, operation: Operation, output: str, *, no_wait: boo
         print_operation(operation, output)
         return
     final = progress.watch(session.client, operation)
-    _print(session, final.target, output)
+    print_image(session, final.target, output)
 
 
-def _recipe(recipe: str) -> str:
+def absolute_recipe(recipe: str) -> str:
     """A path made absolute, as the daemon is elsewhere; a name as it is."""
     return os.path.abspath(recipe) if "/" in recipe or recipe.endswith(".toml") else recipe  # noqa: PTH100  no symlinks resolved
 
@@ -141,7 +176,20 @@ def _recipe(recipe: str) -> str:
 @click.option(
     "--from", "base", type=params.IMAGE, help="An image that gives what is not given here."
 )
-@click.option("--rootfs", type=_FILE, help="Root file system: a raw ext4 with banger's agent.")
+@click.option(
+    "--kernel-from",
+    type=params.IMAGE,
+    help="An image that gives its boot stack alone, for --rootfs.",
+)
+@click.option(
+    "--rootfs",
+    type=_FILE,
+    help="Root file system: an ext4, a qcow2, a tar, or an OCI layout. What a guest needs is added.",
+)
+@click.option("--ref", help="Which image of an OCI layout that holds several.")
+@click.option(
+    "--start-command", is_flag=True, help="Run a container image's own command as a service."
+)
 @click.option("--kernel", type=_FILE, help="Kernel: a bzImage (vmlinuz) or an ELF with a PVH note.")
 @click.option("--initramfs", type=_FILE, help="Initramfs of your own, for --kernel.")
 @click.option(
@@ -171,17 +219,22 @@ def register(session: Session, /, *, no_wait: bool, output: str, **given: Any) -
     \b
     banger image register --name mine --from debian --kernel bzImage --modules lib/modules/6.12.1
 
-    The root file system must be one that banger built, as it is or changed: banger's agent and what it needs are not put into a
-    foreign one. An initramfs of your own has to do what banger's does: mount /dev/vda, /dev/vdb on its /root, apply the tar in
+    A root file system that banger did not build is read, completed with what a guest needs (an init, banger's agent, sshd's settings,
+    the modules of --kernel-from), and written anew; nothing in it is run. An initramfs of your own has to do what banger's does: mount /dev/vda, /dev/vdb on its /root, apply the tar in
     /dev/vdc, print "banger: booted" to the console and start init (see docs/explanation/boot.md).
     """  # noqa: D301  \b keeps click from filling the line
     from banger.api import schema  # noqa: PLC0415  the other commands of this group do without
 
     given["services"] = list(given["services"]) or None
+    kernel_from = given.pop("kernel_from")
+    if kernel_from is not None:
+        if given["base"] is not None:
+            raise click.UsageError("--from and --kernel-from are two ways to name the same image.")
+        given["base"], given["boot_only"] = kernel_from, True
     for key in ("rootfs", "kernel", "initramfs", "modules", "work_seed"):
         given[key] = _absolute(given[key])
     operation = session.client.register_image(schema.ImageRegister(**given))
-    _finish(session, operation, output, no_wait=no_wait)
+    finish(session, operation, output, no_wait=no_wait)
 
 
 def _absolute(path: str | None) -> str | None:

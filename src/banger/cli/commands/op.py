@@ -10,7 +10,7 @@ from banger.api import routes
 from banger.cli import params
 from banger.cli.commands.vm_look import age
 from banger.cli.lazy import Entry, LazyGroup
-from banger.cli.output import data
+from banger.cli.output import data, timeline, tracing
 from banger.cli.output.data import Json
 from banger.cli.output.text import dash
 from banger.cli.session import Session, pass_session
@@ -20,6 +20,7 @@ _C = "banger.cli.commands.op"
 _TABLE: dict[str, Entry] = {
     "list": Entry(f"{_C}:list_operations", "List the newest operations."),
     "show": Entry(f"{_C}:show", "Show an operation with its stages."),
+    "why": Entry("banger.cli.commands.op_why:why", "Compare an operation with earlier ones."),
     "wait": Entry(f"{_C}:wait", "Follow an operation to its end."),
     "cancel": Entry(f"{_C}:cancel", "Ask an operation to end."),
     "ls": Entry(f"{_C}:list_operations", "Alias of: list.", alias=True),
@@ -71,8 +72,8 @@ def _pairs(item: Json) -> list[tuple[str, object]]:
         ("created", item["created_at"]),
         ("took", _took(item["duration_ms"])),
     ]
-    for stage in item["stages"]:
-        words = (stage["state"], _took(stage["duration_ms"]), stage["detail"])
+    for stage, bar in zip(item["stages"], timeline.bars(item), strict=True):
+        words = (bar, stage["state"], _took(stage["duration_ms"]), stage["detail"])
         pairs.append((f"  {stage['name']}", "  ".join(filter(None, words))))
     error = item["error"]
     if error:
@@ -83,24 +84,34 @@ def _pairs(item: Json) -> list[tuple[str, object]]:
 
 @click.command()
 @click.argument("operation", type=params.OPERATION)
+@tracing.option
 @data.format_option
 @pass_session
-def show(session: Session, *, operation: str, output: str) -> None:
-    """Show an operation with its stages."""
+def show(session: Session, *, operation: str, trace: str | None, output: str) -> None:
+    """Show an operation with its stages, and when each of them ran."""
     item = session.transport.fetch(routes.OPERATION_SHOW, {"id": operation})
+    tracing.write(session, trace, [item["id"]])
     data.show_one(item, output, pairs=_pairs, name=item["id"])
 
 
 @click.command()
 @click.argument("operation", type=params.OPERATION)
 @click.option("--timeout", type=params.TIMEOUT, help="Give up waiting after so many seconds.")
+@tracing.option
 @click.option(
     "--format", "output", type=click.Choice(["table", "json", "name"]), help="Also print it."
 )
 @pass_session
-def wait(session: Session, *, operation: str, timeout: float | None, output: str | None) -> None:
+def wait(
+    session: Session,
+    *,
+    operation: str,
+    timeout: float | None,
+    trace: str | None,
+    output: str | None,
+) -> None:
     """Follow an operation to its end; its error, if it failed, is this command's."""
-    _follow(session, operation, timeout, output)
+    _follow(session, operation, timeout, trace, output)
 
 
 @click.command()
@@ -115,11 +126,14 @@ def cancel(session: Session, *, operation: str, no_wait: bool) -> None:
     click.echo(f"operation {final.id} ({final.kind} of {final.target_name}) {said}", err=True)
 
 
-def _follow(session: Session, ref: str, timeout_s: float | None, output: str | None) -> None:
+def _follow(
+    session: Session, ref: str, timeout_s: float | None, trace: str | None, output: str | None
+) -> None:
     from banger.cli.output import progress  # noqa: PLC0415  only for those who wait
 
     begun = session.client.operation(ref)
-    progress.watch(session.client, begun, timeout_s=timeout_s)
+    with tracing.of(session, trace, begun.id):
+        progress.watch(session.client, begun, timeout_s=timeout_s)
     if output is not None:
         item = session.transport.fetch(routes.OPERATION_SHOW, {"id": begun.id})
         data.show_one(item, output, pairs=_pairs, name=item["id"])

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from banger.api.schema import Operation
-from banger.cli import params
+from banger.cli import forward_env, params, reminder
 from banger.cli.commands.vm_look import print_vm, warn
 from banger.cli.commands.vm_make import begin, print_operation, vm_options, wish
 from banger.cli.commands.vm_ssh import ssh_argv
-from banger.cli.output import data, errors, progress
+from banger.cli.forward_env import forwarded
+from banger.cli.output import data, errors, progress, tracing
 from banger.cli.session import Session, pass_session
 from banger.host import exec as host_exec
 from banger.model.compat import override
@@ -43,6 +44,7 @@ class _WithCommand(click.Command):
 @click.command(cls=_WithCommand)
 @click.argument("image", type=params.IMAGE, required=False)
 @vm_options
+@forward_env.option
 @click.option("--rm", "remove", is_flag=True, help="Delete the VM afterwards, however it ends.")
 @click.option("--no-wait", is_flag=True, help="Print the operation's id and return at once.")
 @data.format_option
@@ -51,6 +53,7 @@ def run(
     session: Session,
     /,
     *,
+    forward_env: tuple[str, ...],
     remove: bool,
     no_wait: bool,
     output: str,
@@ -63,12 +66,19 @@ def run(
     command: Sequence[str] = click.get_current_context().meta[_COMMAND]
     if no_wait and (remove or command):
         raise click.UsageError("--no-wait does not go with --rm or a COMMAND")
+    if given["wait"] == "booted" and not no_wait:
+        raise click.UsageError("run logs in over SSH, so it waits for the agent at least")
+    tracing.check(given["trace"], waits=not no_wait)
+    env = forwarded(session.config, forward_env)
     operation = begin(session, wish(session, given))
     if no_wait:
         print_operation(operation, output)
         return
     try:
-        status = _use(session, operation, command, output, remove=remove)
+        hint = f"banger vm delete {operation.target_name}" if remove else ""
+        with tracing.of(session, given["trace"], operation.id):
+            progress.watch(session.client, operation, detach_hint=hint)
+        status = _use(session, operation, command, output, env, remove=remove)
     except progress.DetachedError:
         raise  # it goes on; how to delete it was said
     except BaseException:
@@ -81,10 +91,14 @@ def run(
 
 
 def _use(
-    session: Session, operation: Operation, command: Sequence[str], output: str, *, remove: bool
+    session: Session,
+    operation: Operation,
+    command: Sequence[str],
+    output: str,
+    env: Mapping[str, str],
+    *,
+    remove: bool,
 ) -> int:
-    hint = f"banger vm delete {operation.target_name}" if remove else ""
-    progress.watch(session.client, operation, detach_hint=hint)
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if not command and not terminal:
         print_vm(session, operation.target, output)
@@ -94,14 +108,16 @@ def _use(
     vm = session.client.vm(operation.target)
     warn(vm.status.warning)
     words = [shlex.join(command)] if command else []
-    argv = ssh_argv(session.config, vm, words, tty=terminal)
+    argv = ssh_argv(session.config, vm, words, tty=terminal, send=env)
     sys.stdout.flush()
     try:
-        status = host_exec.run_interactive(argv)
+        status = host_exec.run_interactive(argv, env=env)
     except KeyboardInterrupt:
         return INTERRUPTED
-    if not remove:
+    if not remove and command:
         click.echo(f"VM {vm.name} goes on; log in: banger ssh {vm.name}", err=True)
+    elif not remove and reminder.wanted(session.config, command):
+        reminder.remind(session.config, vm, status)
     return status
 
 

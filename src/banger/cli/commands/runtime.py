@@ -20,7 +20,7 @@ from banger.cli.output import data
 from banger.cli.output.bytes import ByteProgress
 from banger.cli.output.data import Json
 from banger.cli.session import Session, pass_session
-from banger.host import own_files
+from banger.host import faults, own_files
 from banger.host.config import Config
 
 _FILE = click.Path(path_type=Path)
@@ -115,6 +115,7 @@ def fetch(
 
     A download that was cut goes on where it stopped. The version before is kept for: banger runtime rollback
     """
+    faults.load()
     config = session.config
     root = _root(config)
     wish = fetching.Wish(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ from banger.model.errors import BangerError, HostLacksError, NotFoundError
 
 UNITS = Path("/etc/systemd/system")
 NAMES = ("banger-helper.socket", "banger-helper.service")
+STORAGE = "banger-helper.service.d/storage.conf"
 GROUP = "banger"
 _SYSTEMCTL_S, _GROUP_S = 60.0, 20.0
 
@@ -22,15 +24,26 @@ _SYSTEMCTL_S, _GROUP_S = 60.0, 20.0
 @click.command("helper")
 @click.option("--print", "only_print", is_flag=True, help="Only show the units.")
 @click.option("--remove", is_flag=True, help="Take it back; what it made for VMs that run stays.")
+@click.option(
+    "--storage/--no-storage",
+    default=None,
+    help="Let it make snapshot devices too, for root disks (dm-snapshot).  [default: as it is]",
+)
 @click.option("--user", "users", multiple=True, help="Who may use it.  [default: who called sudo]")
 @data.format_option
-def helper(*, only_print: bool, remove: bool, users: tuple[str, ...], output: str) -> None:
-    """Install banger-helper, root's part of banger, for bridge mode (as root).
+def helper(
+    *, only_print: bool, remove: bool, storage: bool | None, users: tuple[str, ...], output: str
+) -> None:
+    """Install banger-helper, root's part of banger, for bridge mode and, with --storage, dm-snapshot (as root).
 
-    Makes the group banger, puts the user into it, and lets systemd start the helper when it is needed.
+    Makes the group banger, puts the user into it, and lets systemd start the helper when it is needed. --storage gives it the device mapper and
+    loop devices, --no-storage takes them from it again.
     """
+    if storage is None:
+        storage = (UNITS / STORAGE).exists()
     if only_print:
-        text = "\n".join(f"# {UNITS / name}\n{text}" for name, text in units().items())
+        wanted = units(storage=storage).items()
+        text = "\n".join(f"# {UNITS / name}\n{text}" for name, text in wanted)
         data.show_text(text, output, key="units")
         return
     if os.geteuid() != 0:
@@ -44,10 +57,13 @@ def helper(*, only_print: bool, remove: bool, users: tuple[str, ...], output: st
     if not has_systemd():
         click.echo(f"there is no systemd here; start it by hand: sudo {program()} &", err=True)
         return
-    for name, text in units().items():
+    if not storage:
+        _forget(STORAGE)
+    for name, text in units(storage=storage).items():
         _write(UNITS / name, text)
     _systemctl("daemon-reload")
     _systemctl("enable", "--now", NAMES[0])
+    _systemctl("try-restart", NAMES[1])  # one that runs is another's; what it has made stays
     click.echo("try: banger run --network bridge", err=True)
     if chosen:
         click.echo(f"{', '.join(chosen)}: log in again first, for the group {GROUP}", err=True)
@@ -66,10 +82,11 @@ def program() -> str:
     return found
 
 
-def units() -> dict[str, str]:
-    """The units by name, with this banger's helper."""
+def units(*, storage: bool = False) -> dict[str, str]:
+    """The units by name, with this banger's helper; with what it needs for ``storage``, if that is wanted."""
     directory = Path(banger.__file__).parent / "helper" / "systemd"
-    texts = {name: (directory / name).read_text() for name in NAMES}
+    names = (*NAMES, STORAGE) if storage else NAMES
+    texts = {name: (directory / name).read_text() for name in names}
     started = f"ExecStart={program()}"
     texts[NAMES[1]] = texts[NAMES[1]].replace("ExecStart=/usr/bin/banger-helper", started)
     return texts
@@ -106,6 +123,7 @@ def _write(path: Path, text: str) -> None:
     from banger.host import fs  # noqa: PLC0415  not for --print
 
     try:
+        path.parent.mkdir(exist_ok=True)
         fs.write_atomic(path, text.encode(), mode=0o644)
     except OSError as error:
         raise BangerError(
@@ -113,11 +131,20 @@ def _write(path: Path, text: str) -> None:
         ) from error
 
 
+def _forget(name: str) -> None:
+    """Remove a unit, and the directory that was made for it."""
+    path = UNITS / name
+    path.unlink(missing_ok=True)
+    if path.parent != UNITS:
+        with suppress(OSError):  # it is not there, or somebody has put something else into it
+            path.parent.rmdir()
+
+
 def _remove() -> None:
     if has_systemd():
         _systemctl("disable", "--now", *NAMES, check=False)
-    for name in NAMES:
-        (UNITS / name).unlink(missing_ok=True)
+    for name in (*NAMES, STORAGE):
+        _forget(name)
     if has_systemd():
         _systemctl("daemon-reload")
     click.echo(

@@ -20,6 +20,7 @@ _TABLE: dict[str, Entry] = {
     "set": Entry(f"{_C}.vm_make:change", "Change a VM."),
     "forward": Entry(f"{_C}.vm_forward:forward", "List, add and remove forwards of a VM."),
     "ssh": Entry(f"{_C}.vm_ssh:ssh", "Log in to a VM, or run a command over SSH."),
+    "opencode": Entry(f"{_C}.vm_opencode:opencode", "Attach to the opencode server of a VM."),
     "exec": Entry(f"{_C}.vm_exec:exec_command", "Run a command in a VM through its agent."),
     "cp": Entry(f"{_C}.vm_cp:cp", "Copy files into or out of a VM."),
     "logs": Entry(f"{_C}.vm_look:logs", "Print a VM's console."),

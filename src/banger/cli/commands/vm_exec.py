@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from banger.cli import params
+from banger.cli import forward_env, params
+from banger.cli.forward_env import forwarded
 from banger.cli.pipes import CHUNK_BYTES, write_all
 from banger.cli.session import Session, pass_session
 from banger.client.refs import check_ref
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "-e", "--env", "env", multiple=True, metavar="K=V", help="Set a variable; repeatable."
 )
+@forward_env.option
 @click.option("-w", "--workdir", metavar="DIR", help="Start in this directory of the guest.")
 @pass_session
 def exec_command(
@@ -36,6 +38,7 @@ def exec_command(
     command: Sequence[str],
     tty: bool,
     env: tuple[str, ...],
+    forward_env: tuple[str, ...],
     workdir: str | None,
 ) -> None:
     """Run COMMAND in a VM through its agent, which works without a network; COMMAND's exit status.
@@ -48,10 +51,11 @@ def exec_command(
 
     if tty and not sys.stdin.isatty():
         raise click.UsageError("-t needs a terminal on stdin")
+    passed = forwarded(session.config, forward_env)
     rows, cols = terminal_size()
     request = {
         "argv": list(command),
-        "env": _with_term(params.parse_env(env), tty=tty),
+        "env": _with_term({**passed, **params.parse_env(env)}, tty=tty),
         "cwd": workdir,
         "tty": tty,
         "rows": rows,

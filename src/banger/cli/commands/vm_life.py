@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 import click
 
-from banger.api.schema import Operation
+from banger.api.schema import Operation, WaitName
 from banger.cli import params
 from banger.cli.commands.vm_look import print_vm, warn
 from banger.cli.commands.vm_make import print_operation, print_plan
-from banger.cli.output import errors, progress
+from banger.cli.output import errors, progress, tracing
 from banger.cli.session import Session, pass_session
 from banger.model.errors import BangerError
 from banger.model.units import format_duration
@@ -49,9 +49,11 @@ def apply(
     *,
     no_wait: bool,
     output: str | None,
+    trace: str | None = None,
     gone: bool = False,
 ) -> None:
     """Begin ``verb`` on all VMs, then watch each; the exit status is the first failure's."""
+    tracing.check(trace, waits=not no_wait)
     status = 0
     begun = []
     for name in dict.fromkeys(names):
@@ -78,6 +80,7 @@ def apply(
                 print_operation(final, output)
             else:
                 print_vm(session, final.target, output)
+    tracing.write(session, trace, [operation.id for operation in begun])
     if status:
         raise click.exceptions.Exit(status)
 
@@ -85,6 +88,8 @@ def apply(
 @click.command()
 @_names()
 @click.option("--timeout", type=params.TIMEOUT, help="Seconds until the guest must be ready.")
+@params.WAIT
+@tracing.option
 @click.option("--dry-run", is_flag=True, help="Only print the steps.")
 @_common
 @pass_session
@@ -93,11 +98,14 @@ def start(
     *,
     names: Sequence[str],
     timeout: float | None,
+    wait: WaitName,
+    trace: str | None,
     dry_run: bool,
     no_wait: bool,
     output: str | None,
 ) -> None:
     """Start VMs and wait until they are ready."""
+    tracing.check(trace, waits=not dry_run)
     if dry_run:
         for name in names:
             print_plan(session.client.plan_start(name), output or "table")
@@ -105,9 +113,10 @@ def start(
     apply(
         session,
         names,
-        lambda name: session.client.start_vm(name, timeout_s=timeout),
+        lambda name: session.client.start_vm(name, timeout_s=timeout, wait=wait),
         no_wait=no_wait,
         output=output,
+        trace=trace,
     )
 
 
@@ -139,18 +148,28 @@ def stop(
 @click.command()
 @_names()
 @click.option("--timeout", type=params.TIMEOUT, help="Seconds until the guest must be ready.")
+@params.WAIT
+@tracing.option
 @_common
 @pass_session
 def restart(
-    session: Session, *, names: Sequence[str], timeout: float | None, no_wait: bool, output: str
+    session: Session,
+    *,
+    names: Sequence[str],
+    timeout: float | None,
+    wait: WaitName,
+    trace: str | None,
+    no_wait: bool,
+    output: str,
 ) -> None:
     """Stop VMs, then start them and wait until they are ready."""
     apply(
         session,
         names,
-        lambda name: session.client.restart_vm(name, timeout_s=timeout),
+        lambda name: session.client.restart_vm(name, timeout_s=timeout, wait=wait),
         no_wait=no_wait,
         output=output,
+        trace=trace,
     )
 
 

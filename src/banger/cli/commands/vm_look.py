@@ -84,6 +84,8 @@ def _vm_pairs(vm: Json) -> list[tuple[str, object]]:
         ("vmm", f"{status['vmm']}, {status['accel']}" if status["vmm"] else spec["vmm"]),
         ("network", status["network"] or spec["network"]),
         ("nat", yes_no(spec["nat"])),
+        ("groups", ", ".join(spec["groups"]) or None),
+        ("autostart", yes_no(spec.get("autostart", False))),
         ("ip", status["ip"]),
         ("forwards", _forwards(status["forwards"] or spec["forwards"])),
         ("services", _services(status["services"])),
@@ -151,17 +153,25 @@ def _health_pairs(health: Json) -> list[tuple[str, object]]:
 
 @click.command()
 @click.argument("name", type=params.VM)
+@click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C or the VM stops.")
+@click.option("--interval", type=click.FloatRange(0.2, 3600), default=2.0, show_default=True, help="Seconds between two looks.")  # fmt: skip
 @data.format_option
 @pass_session
-def stats(session: Session, *, name: str, output: str) -> None:
+def stats(session: Session, *, name: str, watch: bool, interval: float, output: str) -> None:
     """Show what a VM uses, seen from the host and from inside."""
+    if watch:
+        from banger.cli.output.watching import watch_stats  # noqa: PLC0415  only for those who watch
+
+        watch_stats(session.transport, name, interval, output)
+        return
     found = session.transport.fetch(routes.VM_STATS, {"ref": name})
     data.show_one(found, output, pairs=_stats_pairs, name=name)
 
 
 def _stats_pairs(stats: Json) -> list[tuple[str, object]]:
     def size(key: str) -> str | None:
-        return None if stats[key] is None else format_size(stats[key])
+        value = stats.get(key)  # an older daemon has not all of them
+        return None if value is None else format_size(value)
 
     up = stats["guest_uptime_s"]
     return [
@@ -169,6 +179,8 @@ def _stats_pairs(stats: Json) -> list[tuple[str, object]]:
         ("VMM memory", size("vmm_rss_bytes")),
         ("overlay on disk", size("overlay_bytes")),
         ("work disk on disk", size("work_bytes")),
+        ("net sent", size("net_sent_bytes")),
+        ("net received", size("net_received_bytes")),
         ("guest up", None if up is None else format_duration(up * 1000)),
         ("guest load (1 min)", stats["guest_load_1m"]),
         ("guest memory", size("guest_memory_total_bytes")),

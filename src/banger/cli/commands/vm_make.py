@@ -12,7 +12,7 @@ from msgspec import UNSET
 from banger.api import schema
 from banger.cli import params
 from banger.cli.commands.vm_look import print_vm
-from banger.cli.output import data, progress
+from banger.cli.output import data, progress, tracing
 from banger.cli.output.text import dash
 from banger.cli.session import Session, pass_session, warn_of_version
 from banger.model.errors import InvalidInputError
@@ -32,13 +32,27 @@ _OPTIONS = (
     click.option("--network", type=click.Choice(_NETWORKS), help="Network.  [default: auto]"),
     click.option("--nat/--no-nat", default=True, help="Whether the VM reaches the outside."),
     click.option(
+        "--group",
+        "groups",
+        metavar="GROUP",
+        multiple=True,
+        help="VMs of the same group reach each other; repeatable.",
+    ),
+    click.option(
         "--forward",
         "forwards",
         type=params.FORWARD,
         multiple=True,
         help="Port of 127.0.0.1 that leads to one of the guest; repeatable.",
     ),
+    click.option(
+        "--autostart/--no-autostart",
+        default=False,
+        help="Whether it is started again after the host was, if it ran then.",
+    ),
     click.option("--timeout", type=params.TIMEOUT, help="Seconds until the guest must be ready."),
+    params.WAIT,
+    tracing.option,
 )
 
 
@@ -69,8 +83,11 @@ def wish(session: Session, given: dict[str, Any]) -> schema.VmCreate:
         vmm=cast("schema.VmmName", given["vmm"] or config.vmm),
         network=cast("schema.NetworkName", given["network"] or config.network),
         nat=given["nat"],
+        groups=list(dict.fromkeys(given["groups"])),
         forwards=list(given["forwards"]),
+        autostart=given["autostart"],
         timeout_s=given["timeout"],
+        wait=given["wait"],
     )
 
 
@@ -111,6 +128,7 @@ def create(
     if context.args:
         word = context.args[0]
         raise click.UsageError(f"unexpected argument {word!r}; to name the VM: --name {word}")
+    tracing.check(given["trace"], waits=not (no_wait or dry_run))
     request = wish(session, given)
     request.start = not no_start
     if dry_run:
@@ -120,7 +138,8 @@ def create(
     if no_wait:
         print_operation(operation, output)
         return
-    final = progress.watch(session.client, operation)
+    with tracing.of(session, given["trace"], operation.id):
+        final = progress.watch(session.client, operation)
     print_vm(session, final.target, output)
 
 
@@ -155,7 +174,14 @@ def print_operation(operation: schema.Operation, output: str) -> None:
 )
 @click.option("--no-forwards", is_flag=True, help="Remove all forwards.")
 @click.option("--nat/--no-nat", default=None, help="Whether the VM reaches the outside.")
+@click.option("--group", "groups", metavar="GROUP", multiple=True, help="Groups; replaces all.")
+@click.option("--no-groups", is_flag=True, help="Leave all groups.")
 @click.option("--network", type=click.Choice(_NETWORKS), help="Network at the next start.")
+@click.option(
+    "--autostart/--no-autostart",
+    default=None,
+    help="Whether it is started again after the host was.",
+)
 @data.format_option
 @pass_session
 def change(
@@ -169,12 +195,17 @@ def change(
     forwards: tuple[schema.Forward, ...],
     no_forwards: bool,
     nat: bool | None,
+    groups: tuple[str, ...],
+    no_groups: bool,
     network: str | None,
+    autostart: bool | None,
     output: str,
 ) -> None:
-    """Change a VM. Forwards and NAT may change while it runs; the rest while it is stopped."""
+    """Change a VM. Forwards, NAT, groups and autostart may change while it runs; the rest while it is stopped."""
     if forwards and no_forwards:
         raise click.UsageError("--forward and --no-forwards exclude each other")
+    if groups and no_groups:
+        raise click.UsageError("--group and --no-groups exclude each other")
     patch = schema.VmPatch(
         name=UNSET if new_name is None else new_name,
         vcpus=UNSET if vcpus is None else vcpus,
@@ -182,7 +213,9 @@ def change(
         work_bytes=UNSET if work_size is None else work_size,
         forwards=list(forwards) if forwards or no_forwards else UNSET,
         nat=UNSET if nat is None else nat,
+        groups=list(dict.fromkeys(groups)) if groups or no_groups else UNSET,
         network=UNSET if network is None else cast("schema.NetworkName", network),
+        autostart=UNSET if autostart is None else autostart,
     )
     if patch == schema.VmPatch():
         raise InvalidInputError("nothing to change was given", hint="banger vm set --help")

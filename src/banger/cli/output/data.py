@@ -48,6 +48,11 @@ def show_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def show_json_line(value: object) -> None:
+    """``value`` as JSON on one line: one of a stream."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
 def show_text(text: str, output: str, *, key: str) -> None:
     """A text that is no API object; as JSON it is the value of ``key``."""
     if output == "json":

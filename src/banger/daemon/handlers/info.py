@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 
 from litestar import MediaType, get
 from litestar.di import NamedDependency
@@ -11,7 +10,6 @@ from litestar.di import NamedDependency
 from banger.api import schema
 from banger.api.routes import API_VERSION
 from banger.daemon.service import Service
-from banger.model.state import OperationState, VmState
 
 
 @get("/v1/info", summary="About this daemon", operation_id="info", tags=("daemon",))
@@ -41,16 +39,6 @@ async def info(service: NamedDependency[Service]) -> schema.Info:
     tags=("daemon",),
 )
 async def metrics(service: NamedDependency[Service]) -> str:
-    """Counts in the Prometheus text format."""
-    vms = Counter(machine.state for machine in service.engine.machines())
-    operations = Counter(record.state for record in service.context.board.newest(1000))
-    lines = ["# HELP banger_vms VMs by state.", "# TYPE banger_vms gauge"]
-    lines += [f'banger_vms{{state="{state}"}} {vms[state]}' for state in VmState]
-    lines += [
-        "# HELP banger_operations The newest operations (at most 1000) by state.",
-        "# TYPE banger_operations gauge",
-    ]
-    lines += [
-        f'banger_operations{{state="{state}"}} {operations[state]}' for state in OperationState
-    ]
-    return "\n".join(lines) + "\n"
+    """VMs, operations, stages and errors since the daemon's start, in Prometheus' text format."""
+    machines, live = service.engine.machines(), service.context.board.live_count
+    return service.metrics.text(machines, live, service.audit.last)

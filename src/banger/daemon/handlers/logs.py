@@ -77,15 +77,15 @@ async def _console_out(socket: Socket, path: Path, tail_bytes: int) -> None:
 
 
 async def _log(path: Path, tail_bytes: int, *, follow: bool) -> AsyncIterator[bytes]:
-    yield await asyncio.to_thread(fs.read_tail, path, tail_bytes)
-    if follow:
-        async for chunk in _appended(path):
-            yield chunk
+    if not follow:
+        yield await asyncio.to_thread(fs.read_tail, path, tail_bytes)
+        return
+    async for chunk in _followed(path, max(_size(path) - tail_bytes, 0)):
+        yield chunk
 
 
-async def _appended(path: Path) -> AsyncIterator[bytes]:
-    """What is appended to ``path`` from now on, until its directory is gone."""
-    position = _size(path)
+async def _followed(path: Path, position: int) -> AsyncIterator[bytes]:
+    """What ``path`` has from ``position`` on, and what is appended, until its directory is gone."""
     while _exists(path.parent):
         chunk, position = _read_from(path, position)
         if chunk:

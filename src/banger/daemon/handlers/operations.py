@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
-import msgspec
 from litestar import Controller, delete, get
 from litestar.di import NamedDependency
 from litestar.params import Parameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from banger.api import schema
+from banger.daemon.handlers.events import message
 from banger.daemon.problems import problems
 from banger.daemon.service import Service
 from banger.engine import views
+from banger.engine.events import OperationChange
 from banger.engine.operations import Event
 from banger.model.errors import RefusedError
 
@@ -83,5 +84,4 @@ async def _past(event: Event) -> AsyncIterator[Event]:
 
 async def _messages(events: AsyncIterator[Event]) -> AsyncIterator[ServerSentEventMessage]:
     async for stage, record in events:
-        body = schema.OperationEvent(views.stage(stage) if stage else None, views.operation(record))
-        yield ServerSentEventMessage(event="operation", data=msgspec.json.encode(body).decode())
+        yield message(OperationChange(stage, record))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
+import msgspec
 from litestar import Controller, post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
@@ -13,6 +15,7 @@ from banger.daemon.handlers.vms import Ref, spec_of
 from banger.daemon.problems import problems
 from banger.daemon.service import Service
 from banger.engine.plans import Planned
+from banger.model.state import WaitFor
 
 
 def _steps(steps: Sequence[Planned]) -> list[schema.PlannedStep]:
@@ -38,7 +41,9 @@ class PlanController(Controller):
         """The steps that vm.create would take, in order."""
         spec = spec_of(service, data)
         return _steps(
-            await service.engine.plan_create(data.name, data.image, spec, start=data.start)
+            await service.engine.plan_create(
+                data.name, data.image, spec, start=data.start, wait=WaitFor(data.wait)
+            )
         )
 
     @post(
@@ -51,3 +56,18 @@ class PlanController(Controller):
     async def start(self, service: NamedDependency[Service], ref: Ref) -> list[schema.PlannedStep]:
         """The steps that vm.start would take; none if the VM runs."""
         return _steps(await service.engine.plan_start(service.engine.resolve(ref)))
+
+    @post(
+        "/image.build",
+        status_code=200,
+        summary="Plan an image build",
+        operation_id="planImageBuild",
+        responses=problems(400, 404, 503),
+    )
+    async def image_build(
+        self, service: NamedDependency[Service], data: JSONBody[schema.ImageBuild | None] = None
+    ) -> schema.ImagePlan:
+        """The stages that image.build would go through, with the programs that they would run."""
+        wish = data or schema.ImageBuild()
+        plan = await asyncio.to_thread(service.context.images.plan, wish.recipe, name=wish.name)
+        return msgspec.convert(plan, schema.ImagePlan, from_attributes=True)

@@ -20,10 +20,11 @@ from litestar.response import Stream
 
 from banger.api import schema
 from banger.api.frames import MAX_PAYLOAD, FrameType
+from banger.api.malformed import NOT_JSON
 from banger.daemon.problems import problems
 from banger.daemon.service import Service, describe
-from banger.engine.ports import ExecSession
-from banger.engine.ports import Stream as GuestStream
+from banger.engine.guest_ports import ExecSession
+from banger.engine.guest_ports import Stream as GuestStream
 from banger.model.errors import BangerError, InvalidInputError
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ async def exec_command(
         session = await service.guest(ref).exec(msgspec.to_builtins(request))
     except WebSocketDisconnect:
         return
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         await refuse(
             socket,
             InvalidInputError(

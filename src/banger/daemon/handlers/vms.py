@@ -20,11 +20,13 @@ from banger.engine.adjust import Changes
 from banger.engine.machine import Machine
 from banger.host import fs, proc
 from banger.model.errors import BangerError
+from banger.model.promotion import Promotion
 from banger.model.record import OperationRecord
 from banger.model.spec import Forward, ForwardProtocol, NetworkMode, VmmChoice, VmSpec
+from banger.model.state import WaitFor
 
 Ref = Annotated[str, Parameter(description="name, id or unique id prefix", max_length=200)]
-HEALTH_TIMEOUT_S = 2.0
+HEALTH_TIMEOUT_S = 5.0  # an emulated guest on a busy host is slow to answer once
 
 
 def _operation(record: OperationRecord) -> schema.Operation:
@@ -41,7 +43,7 @@ def forwards_of(values: Sequence[schema.Forward]) -> tuple[Forward, ...]:
 
 def spec_of(service: Service, data: schema.VmCreate) -> VmSpec:
     """What a request asks for; NotFoundError for an unknown image, InvalidInputError."""
-    image = service.context.images.get(data.image)
+    image = service.image(data.image)
     return VmSpec(
         image=image.name,
         vcpus=data.vcpus,
@@ -52,6 +54,8 @@ def spec_of(service: Service, data: schema.VmCreate) -> VmSpec:
         network=NetworkMode(data.network),
         nat=data.nat,
         forwards=forwards_of(data.forwards),
+        groups=tuple(data.groups),
+        autostart=data.autostart,
     )
 
 
@@ -93,7 +97,12 @@ class VmController(Controller):
     ) -> schema.Operation:
         """Begin vm.create; follow the operation to see it become ready."""
         run = service.engine.create(
-            data.name, data.image, spec_of(service, data), start=data.start, ready_s=data.timeout_s
+            data.name,
+            data.image,
+            spec_of(service, data),
+            start=data.start,
+            ready_s=data.timeout_s,
+            wait=WaitFor(data.wait),
         )
         return _operation(run.record)
 
@@ -141,8 +150,25 @@ class VmController(Controller):
         data: JSONBody[schema.VmStart | None] = None,
     ) -> schema.Operation:
         """Begin vm.start."""
-        timeout_s = data.timeout_s if data else None
-        return _operation(service.engine.start(service.engine.resolve(ref), timeout_s))
+        wish = data or schema.VmStart()
+        return _operation(
+            service.engine.start(service.engine.resolve(ref), wish.timeout_s, WaitFor(wish.wait))
+        )
+
+    @post(
+        "/{ref:str}/promote",
+        status_code=202,
+        summary="Make an image out of a stopped VM",
+        operation_id="vmPromote",
+        responses=problems(400, 404, 409, 503),
+    )
+    async def promote(
+        self, service: NamedDependency[Service], ref: Ref, data: JSONBody[schema.ImagePromote]
+    ) -> schema.Operation:
+        """Begin vm.promote: the disks of a VM at rest become an image; the VM stays as it is."""
+        wish = Promotion(data.name, data.with_work, data.clean_history, data.replace)
+        machine = service.engine.resolve(ref)
+        return _operation(await service.image_work.promote(machine, wish))
 
     @post(
         "/{ref:str}/stop",
@@ -177,8 +203,10 @@ class VmController(Controller):
         data: JSONBody[schema.VmStart | None] = None,
     ) -> schema.Operation:
         """Begin vm.restart: stop if it runs, then start."""
-        timeout_s = data.timeout_s if data else None
-        return _operation(service.engine.restart(service.engine.resolve(ref), timeout_s))
+        wish = data or schema.VmStart()
+        return _operation(
+            service.engine.restart(service.engine.resolve(ref), wish.timeout_s, WaitFor(wish.wait))
+        )
 
     @post(
         "/{ref:str}/pause",
@@ -239,6 +267,9 @@ class VmController(Controller):
             overlay_bytes=await asyncio.to_thread(_root_bytes, service, machine),
             work_bytes=await asyncio.to_thread(fs.allocated_bytes, paths.work),
         )
+        moved = service.context.network.traffic(machine.lease) if machine.lease else None
+        if moved is not None:
+            stats.net_sent_bytes, stats.net_received_bytes = moved
         if machine.guest is not None:
             try:
                 guest_answers.fill_stats(stats, await machine.guest.stats(HEALTH_TIMEOUT_S))
@@ -278,5 +309,7 @@ def _changes(data: schema.VmPatch) -> Changes:
         work_bytes=None if data.work_bytes is UNSET else data.work_bytes,
         forwards=None if data.forwards is UNSET else forwards_of(data.forwards),
         nat=None if data.nat is UNSET else data.nat,
+        groups=None if data.groups is UNSET else tuple(data.groups),
         network=None if data.network is UNSET else NetworkMode(data.network),
+        autostart=None if data.autostart is UNSET else data.autostart,
     )
