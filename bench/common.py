@@ -13,16 +13,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.framework.installation import Installation
+from tests.framework.installation import Installation, built
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def installation(**settings):
     """A banger of the benchmark's own, with the tests' image."""
-    banger = Installation(tempfile.mkdtemp(prefix="banger-bench-"), **settings)
-    banger.run("image", "build", "debian", timeout=1800)
-    return banger
+    built("debian-base", "debian")
+    return Installation(tempfile.mkdtemp(prefix="banger-bench-"), **settings)
 
 
 def discard(banger):

@@ -1,4 +1,4 @@
-"""An uplink from banger-helper, with one and with sixty of them; and a VM's attachment in both modes, its filter entry and its TAP apart.
+"""An uplink from banger-helper, with one and with sixty of them; and a VM's attachment in both modes, with a TAP of the pool and without.
 
 On a host of the benchmark's own (a network namespace); needs root.
 
@@ -18,8 +18,6 @@ from pathlib import Path
 from common import report, summary
 
 from banger.network.bridge import BridgeNetwork
-from banger.network.control import ask_one
-from banger.network.plan import tap_name
 from banger.network.uplinks.client import HostUplinks
 from banger.network.uplinks.service import UplinkService
 from banger.network.uplinks.slots import SlotPlan
@@ -28,6 +26,7 @@ from banger.wire.helper import ask
 from tests.framework.helper_host import running_helper
 from tests.framework.net_host import OwnHost
 
+POOL = 4
 SETTLE_S = 0.1  # the helper looks at the host after each change; that is not its caller's time
 
 
@@ -69,33 +68,51 @@ async def uplinks(directory):
 
 
 async def taps(directory, mode, runs):
-    """A VM's attachment: the first one, which brings the network up, and further ones; of those the filter entry and the TAP alone."""
+    """A VM's attachment: the first one, which brings the network up, and further ones: by a TAP of the pool, by one that is made, and of a
+    guest that the filter is not prepared for. Then, apart, the TAP of the pool, the one that is made, and an entry in the filter.
+    """
     local = HostUplinks(directory / "none.sock", UplinkService(directory / "helper", SlotPlan()))
     bridge = mode == "bridge"
-    network = BridgeNetwork(directory, directory, local) if bridge else UserNetwork(directory, directory)  # fmt: skip
+    network = BridgeNetwork(directory, directory, local, pool=POOL) if bridge else UserNetwork(directory, directory, pool=POOL)  # fmt: skip
     await network.start()
     await network.describe()
-    found = {"first": [], "further": [], "filter_entry": [], "tap": []}
+    found = {key: [] for key in ("first", "pooled", "made", "unprepared", "tap_pooled", "tap_made", "filter_entry")}  # fmt: skip
     leases, open_taps = [], []
 
-    async def attach(lease):
-        lease, _ = await network.settle(lease, mode)
-        return await network.attach(lease, mode, named=False)
+    def lease():
+        leases.append(network.plan_lease(f"{len(leases):012x}", leases))
+        return leases[-1]
 
-    async def tap_alone(space, lease):
-        descriptor = await ask_one(space._files.control, "tap", name=tap_name(lease))
-        space._connect(lease)
-        return descriptor
+    async def attach(*, outward=True):
+        settled, _ = await network.settle(lease(), mode)
+        attached = await network.attach(settled, mode, named=False, outward=outward)
+        open_taps.append(attached.tap_fd)
 
-    for number in range(1 + 2 * runs):
-        lease = network.plan_lease(f"{number:012x}", leases)
-        leases.append(lease)
-        if number <= runs:
-            attached = await timed(attach(lease), found["further" if number else "first"])
-            open_taps.append(attached.tap_fd)
-        else:
-            await timed(network._space._pin(lease, outward=True), found["filter_entry"])
-            open_taps.append(await timed(tap_alone(network._space, lease), found["tap"]))
+    async def prepare(*, pooled):
+        space = network._space
+        while len(space.taps.pooled) < POOL or space._refilling:
+            await asyncio.sleep(0.01)
+        taken = [] if pooled else list(space.taps._pool)
+        if taken:
+            space.taps._pool.clear()
+        return taken
+
+    await timed(attach(), found["first"])
+    for number in range(runs):
+        for key, pooled, outward in (("pooled", True, True), ("made", False, True), ("unprepared", False, False)):  # fmt: skip
+            taken = await prepare(pooled=pooled)
+            await timed(attach(outward=outward), found[key])
+            network._space.taps._pool[:0] = taken
+        for key, pooled in (("tap_pooled", True), ("tap_made", False)):
+            taken = await prepare(pooled=pooled)
+            settled, _ = await network.settle(lease(), mode)
+            plug = network._space.taps.plug(settled)
+            open_taps.append(await timed(plug, found[key]))
+            network._space.taps._pool[:0] = taken
+            network._space._refill()
+        settled, _ = await network.settle(leases[number], mode)
+        outward = not network._space.outward(settled)
+        await timed(network._space._gate.set_outward(settled, outward=outward), found["filter_entry"])  # fmt: skip
     for descriptor in open_taps:
         os.close(descriptor)
     await network.stop(if_unused=False)
