@@ -187,9 +187,13 @@ check_host() {
     fi
 }
 
+# npm fetches what images get beside packages. Debian's brings hundreds of packages along, so a wheel stands in where there is none.
+has_npm() { command -v npm > /dev/null; }
+
 # Exact versions with hashes, then the project itself; its build tool is pinned too, so nothing else is fetched.
 install_python() {
     local python=$1 requirements=(-r requirements/"$kind".txt -r requirements/build.txt)
+    has_npm || requirements+=(-r requirements/npm.txt)
     say "installing Python packages into .venv"
     rm -f build/.bootstrap-*
     if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
@@ -210,7 +214,7 @@ mkdir -p build
 install_packages
 check_host
 
-digest=$(cat requirements/*.txt pyproject.toml scripts/bootstrap.sh | sha256sum | cut -d ' ' -f 1)" $root"
+digest=$(cat requirements/*.txt pyproject.toml scripts/bootstrap.sh | sha256sum | cut -d ' ' -f 1)" $root $(has_npm && echo npm || echo wheel)"
 for stamp in build/.bootstrap-dev build/.bootstrap-"$kind"; do
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$digest" ] && .venv/bin/python -c 'import banger' 2> /dev/null; then
         exit 0

@@ -8,6 +8,18 @@ import click
 from banger.cli.app import cli
 
 WIDTH = 100
+STATUSES = {
+    0: "done",
+    1: "failed for another reason",
+    2: "wrong input: option, name, size, configuration",
+    3: "no such VM, image or operation",
+    4: "refused: the state or somebody else's use does not allow it",
+    5: "this host lacks something",
+    6: "the guest was not ready in time",
+    7: "the daemon cannot be reached",
+    130: "interrupted",
+}
+THE_GUESTS = "`exec`, `ssh` and `run` end with the status of the command in the guest."
 HEAD = """\
 # Commands
 
@@ -15,17 +27,6 @@ Made by `make reference` from what `--help` prints. Data goes to stdout, message
 
 | exit status | meaning |
 |---|---|
-| 0 | done |
-| 1 | failed for another reason |
-| 2 | wrong input: option, name, size, configuration |
-| 3 | no such VM, image or operation |
-| 4 | refused: the state or somebody else's use does not allow it |
-| 5 | this host lacks something |
-| 6 | the guest was not ready in time |
-| 7 | the daemon cannot be reached |
-| 130 | interrupted |
-
-`exec`, `ssh` and `run` end with the status of the command in the guest.
 """
 
 
@@ -43,7 +44,10 @@ def commands(command: click.Command, context: click.Context) -> Iterator[tuple[s
 def reference() -> str:
     """The document."""
     top = click.Context(cli, info_name="banger", terminal_width=WIDTH, max_content_width=WIDTH)
-    return HEAD + "".join(f"\n## {path}\n\n```\n{text}\n```\n" for path, text in commands(cli, top))
+    statuses = "".join(f"| {status} | {meaning} |\n" for status, meaning in STATUSES.items())
+    return f"{HEAD}{statuses}\n{THE_GUESTS}\n" + "".join(
+        f"\n## {path}\n\n```\n{text}\n```\n" for path, text in commands(cli, top)
+    )
 
 
 if __name__ == "__main__":

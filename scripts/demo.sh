@@ -33,9 +33,9 @@ say ""
 say '$ banger image build debian'
 "$banger" image build debian > /dev/null
 say ""
-say "\$ banger run --rm --name $name -- …"
+say "\$ banger run --rm --name $name --wait agent -- …   # opencode starts meanwhile"
 # shellcheck disable=SC2016  # the guest expands it
-"$banger" run --rm --name "$name" --memory 1G --work-size 2G -- sh -c '
+"$banger" run --rm --name "$name" --memory 1G --work-size 2G --wait agent -- sh -c '
 uname -a
 grep PRETTY_NAME /etc/os-release
 echo "systemd: $(systemctl is-system-running --wait)"

@@ -11,8 +11,9 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=scripts/smoke-common.sh
+. "$root/scripts/smoke-common.sh"
 image='' vmm='' network='' patience=300 in_place=no keep=no
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
 while [ $# -gt 0 ]; do
     case $1 in
         --image) image=${2:?--image needs a name}; shift ;;
@@ -26,13 +27,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-if [ -n "${BANGER:-}" ]; then
-    banger=$BANGER
-elif [ -x "$root/.venv/bin/banger" ]; then
-    banger=$root/.venv/bin/banger
-else
-    banger=banger
-fi
+banger=$(find_banger "$root")
 read -r -a outside <<< "${BANGER_VERIFY_OUTSIDE:-1.1.1.1:443 9.9.9.9:443 www.debian.org:80}"
 name=verify-$(od -An -N3 -tx1 /dev/urandom | tr -d ' ')
 here='' id='' operation='' child='' started_daemon=no step=start
@@ -43,8 +38,6 @@ trap '' PIPE # who reads this may go: what was made is taken back all the same
 
 say() { printf '[verify] %s\n' "$*"; }
 tell() { printf '%s\n' "$*" >&2; }
-# What guests wrote may hold anything: only what can be printed is shown.
-printable() { tr -cd '\11\12\40-\176'; }
 
 fail() {
     trap - EXIT INT TERM
@@ -273,14 +266,14 @@ else
 fi
 
 step="health"
-run 30 "$banger" vm health "$name"
+healthy 60
 say "$step"
 
 step="restart"
 run $((patience + 60)) "$banger" vm restart "$name" --timeout "$patience"
 expect_ready
 run 60 "$banger" vm ssh "$name" -- echo inside
-run 30 "$banger" vm health "$name"
+healthy 60
 say "$step"
 
 step="delete"

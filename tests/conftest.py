@@ -1,6 +1,5 @@
 """Fixtures by stage: an image, an installation, a running VM. Tests that boot guests share one build of the image."""
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -9,17 +8,17 @@ import pytest
 
 from banger.host.probe import root
 from tests.framework import firecracker_program
-from tests.framework.installation import CACHE, Installation
-from tests.framework.inventory import inventory
+from tests.framework.installation import CACHE, Installation, built
 from tests.framework.leaks import (  # noqa: F401  fixtures
     loop_without_tasks,
     no_open_files_and_children_are_left,
     no_tasks_are_left,
 )
 from tests.framework.net_host import OwnHost
-from tests.framework.required import (  # noqa: F401  hooks
-    pytest_runtest_logreport,
+from tests.framework.required import pytest_runtest_logreport  # noqa: F401  hook
+from tests.framework.suite import (  # noqa: F401  hooks
     pytest_sessionfinish,
+    pytest_sessionstart,
 )
 
 for _signal in (
@@ -40,31 +39,18 @@ def pytest_collection_modifyitems(items):
         folder = Path(str(item.fspath)).relative_to(Path(__file__).parent).parts[0]
         if folder in {"vm", "host", "fault"}:
             item.add_marker(getattr(pytest.mark, folder))
-            item.add_marker(pytest.mark.xdist_group("guests"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def nothing_is_left_on_the_host():
-    """After all tests the host has what it had before: the leak check of the whole suite."""
-    before = inventory()
-    yield
-    if "PYTEST_XDIST_WORKER" not in os.environ:  # else other workers still run
-        end = time.monotonic() + 10
-        while (left := inventory() - before) and time.monotonic() < end:
-            time.sleep(0.2)
-        assert not left, "the tests left behind:\n" + "\n".join(sorted(left))
 
 
 @pytest.fixture(scope="session")
-def image(tmp_path_factory):
-    """The debian image, built once and kept in build/test-state."""
-    builder = Installation(tmp_path_factory.mktemp("image"))
-    try:
-        done = builder.run("image", "build", "debian", timeout=1800)
-        print(done.stderr)
-        yield builder.json("image", "show", "debian")
-    finally:
-        builder.close()
+def image():
+    """The image that tests boot: debian-base by the name of the default one."""
+    return built("debian-base", "debian")
+
+
+@pytest.fixture(scope="session")
+def dev_image():
+    """The default image as its users get it, the recipe debian, by the name ``dev``."""
+    return built("debian", "dev")
 
 
 @pytest.fixture(scope="session")
@@ -117,10 +103,10 @@ def own_host():
 def pytest_runtest_makereport(item):
     outcome = yield
     report = outcome.get_result()
-    if report.when == "call":
-        item.failed = report.failed
-        if item.get_closest_marker("firecracker"):  # a parameter may be called so too
-            report.user_properties.append(REAL_FIRECRACKER)
+    item.failed = report.failed or getattr(item, "failed", False)
+    # A parameter may be called so too, which keywords do not tell apart.
+    if report.when == "call" and item.get_closest_marker("firecracker"):
+        report.user_properties.append(REAL_FIRECRACKER)
 
 
 def pytest_terminal_summary(terminalreporter, config):

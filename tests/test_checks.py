@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-PYTHON = ("src", "tests", "scripts", "bench")
+PYTHON = ("src", "tests", "scripts", "bench", "fuzz")
 
 
 def check(*argv):
@@ -56,7 +56,7 @@ def test_dependencies_are_declared_and_used():
 
 @pytest.mark.parametrize("script", list(shell_scripts()))
 def test_shellcheck_finds_nothing(script):
-    check(BIN / "shellcheck", "-s", dialect(script), script)
+    check(BIN / "shellcheck", "-x", "-s", dialect(script), script)
 
 
 @pytest.mark.parametrize("script", list(shell_scripts()))

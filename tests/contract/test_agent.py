@@ -51,9 +51,9 @@ async def test_the_next_host_synchronises_even_when_the_guest_did_not_notice_the
     reader, writer = await asyncio.open_unix_connection(paths.agent_socket)
     half = (1).to_bytes(4, "big") + b"\x04" + (32 * 1024).to_bytes(4, "big") + b"abc"
     writer.write(bytes(40000) + MAGIC + b"n" * 16 + half)
-    assert await asyncio.wait_for(reader.readexactly(32), 5) == MAGIC + b"n" * 16
+    assert await asyncio.wait_for(reader.readexactly(32), 30) == MAGIC + b"n" * 16
     writer.write(bytes(32 * 1024 + 9) + MAGIC + b"m" * 16)
-    assert await asyncio.wait_for(reader.readexactly(32), 5) == MAGIC + b"m" * 16
+    assert await asyncio.wait_for(reader.readexactly(32), 30) == MAGIC + b"m" * 16
     writer.close()
 
 
@@ -81,7 +81,7 @@ async def test_garbage_on_the_channel_is_survived(agent, garbage):
 
 async def _settled(pid, threads, files):
     """What the agent uses once it has let go of what its last requests used; RSS in kB."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while (size := size_of(pid))[1] > threads or size[2] > files:
         assert time.monotonic() < end, f"threads and descriptors: {size[1:]}"
         await asyncio.sleep(0.05)

@@ -11,11 +11,12 @@ from banger.host import probe, proc
 from banger.model.errors import RefusedError
 from banger.model.machine import DiskFormat
 from banger.vmm.console import cap_log
+from banger.vmm.firecracker import process
 from tests.framework.played import played_vmm
 from tests.framework.toy import toy_request
 
 pytestmark = pytest.mark.vm
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 @pytest.fixture
@@ -50,20 +51,27 @@ async def console_says(request, text):
             await asyncio.sleep(0.01)
 
 
-async def test_a_guest_that_powers_off_ends_its_vmm_though_firecracker_goes_on(start):
+async def test_a_guest_that_powers_off_ends_its_vmm_though_firecracker_goes_on(start, monkeypatch):
+    """The kernel tells of its last word: who looks by and by does so here once in ten minutes."""
+    monkeypatch.setattr(process, "_LOOK_AGAIN_S", 600)
+    # A stand-in that is held up answers its start later than its guest has halted: then it is no failed start.
+    monkeypatch.setattr(process, "_SETTLE_S", 3)
     running, request = await start("off")
     await console_says(request, b"System halted")
     began = time.monotonic()
     outcome = await ended(running)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 30
     assert (outcome.reason, outcome.returncode) == ("guest-shutdown", -9)
 
 
 async def test_a_guest_that_powered_off_while_no_daemon_was_there_is_ended_by_the_next(
-    start, tmp_path
+    start, tmp_path, monkeypatch
 ):
+    # Else the daemon ends it itself, if it is held up before it goes.
+    monkeypatch.setattr(process, "_SETTLE_S", 600)
     running, request = await start("off")
     await running.close()
+    monkeypatch.undo()
     await console_says(request, b"System halted")
     await asyncio.sleep(0.3)
     assert proc.alive(running.identity)
@@ -139,7 +147,9 @@ async def test_the_console_is_capped_under_the_running_guest_and_goes_on(start):
         while log.stat().st_size < 50_000:
             await asyncio.sleep(0.01)
     assert cap_log(log, 20_000)
-    assert log.stat().st_size < 50_000
+    async with asyncio.timeout(DEADLINE_S):
+        while log.stat().st_size >= 50_000:  # held up after the cut, while the guest went on
+            cap_log(log, 20_000)
     before = log.stat().st_size
     async with asyncio.timeout(DEADLINE_S):
         while log.stat().st_size == before:

@@ -16,7 +16,7 @@ from tests.framework.firecracker.running import stand_in, wait_gone
 from tests.framework.toy import toy_kernel
 
 pytestmark = pytest.mark.vm
-END_S = 20
+END_S = 60
 AFTER = "The requested operation is not supported after starting the microVM."
 START = {"action_type": "InstanceStart"}
 
@@ -103,11 +103,11 @@ def test_an_engine_that_dies_takes_the_process_with_it_as_a_crash(boot):
 
 
 def test_it_can_die_at_a_given_time_after_the_start(boot):
-    made = boot(play=Play(die_after_start_ms=300))
+    began = time.monotonic()  # before the start, which a test that is held up learns of late
+    made = boot(play=Play(die_after_start_ms=5000))
     (child,) = made.children()
-    began = time.monotonic()
     assert made.process.wait(END_S) == -signal.SIGKILL
-    assert 0.1 < time.monotonic() - began < 5
+    assert 5 <= time.monotonic() - began < END_S
     wait_gone(child)
 
 
@@ -197,7 +197,7 @@ def test_a_serial_path_gets_the_console_without_truncating_or_appending(boot, tm
     path.write_bytes(b"x" * 20)
     made = boot(play=Play(version="1.14.0"), serial={"serial_out_path": str(path)})
     deadline = time.monotonic() + END_S
-    while b"hello" not in path.read_bytes():
+    while b"hello\n" not in path.read_bytes():  # it comes byte by byte
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert path.read_bytes() == b"hello\n" + b"x" * 14
@@ -324,7 +324,10 @@ def config(tmp_path, behaviour):
 def test_a_configuration_file_boots_with_the_api(tmp_path):
     with stand_in("--config-file", str(config(tmp_path, "idle"))) as made:
         made.wait_for_console("hello")
-        assert made.ask("GET", "/")[1]["state"] == "Running"
+        deadline = time.monotonic() + END_S  # the guest may be faster than who let it run
+        while made.ask("GET", "/")[1]["state"] != "Running":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         assert made.fault("PUT", "/entropy", {}) == AFTER
 
 

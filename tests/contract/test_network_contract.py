@@ -101,6 +101,30 @@ async def test_detaching_is_idempotent_also_for_what_was_never_attached(network)
         await network.detach(lease)
 
 
+async def test_a_survey_tells_who_has_a_place_and_takes_what_is_kept_ready_for_nothing_odd(network):
+    lease = await settled(network)
+    other = network.plan_lease("b" * 12, [lease])
+    release_later = await network.attach(lease, mode_of(network), named=False)
+    survey = await network.survey(lambda: [lease, other])
+    assert (survey.attached, survey.strays) == ({lease.vm_id}, ())
+    release(release_later)
+    await network.detach(lease)
+    assert (await network.survey(lambda: [lease, other])).attached == frozenset()
+
+
+async def test_a_link_that_belongs_to_no_lease_is_found_and_can_be_removed(network):
+    lease = await settled(network)
+    await network.attach(lease, mode_of(network), named=True)
+    (stray,) = (await network.survey(list)).strays
+    assert stray.process is None
+    await network.end_stray(stray, lambda: [lease])
+    assert (await network.survey(list)).strays == (stray,)
+    for _ in range(2):
+        await network.end_stray(stray, list)
+    assert (await network.survey(list)).strays == ()
+    await network.detach(lease)
+
+
 async def test_settling_keeps_what_makes_a_vm_itself(network):
     lease = network.plan_lease("a" * 12, [])
     settled_lease, mtu = await network.settle(lease, mode_of(network))
@@ -142,6 +166,29 @@ async def test_the_way_outside_may_be_changed_while_a_guest_is_attached(network)
         await network.set_outward(lease, outward=outward)
     release(attached)
     await network.detach(lease)
+
+
+async def test_groups_may_be_changed_while_a_guest_is_attached(network):
+    lease = network.plan_lease("a" * 12, [])
+    with pytest.raises(HostLacksError):
+        await network.set_groups(lease, ["web"])
+    attached = await network.attach(lease, "auto", named=False, groups=["web"])
+    for groups in (["web"], ["web", "db"], [], []):
+        await network.set_groups(lease, groups)
+    release(attached)
+    await network.detach(lease)
+
+
+async def test_traffic_is_told_of_a_guest_that_is_attached_and_of_no_other(network):
+    lease = await settled(network)
+    assert network.traffic(lease) is None
+    attached = await network.attach(lease, mode_of(network), named=False)
+    told = network.traffic(lease)
+    assert told.sent_bytes >= 0
+    assert told.received_bytes >= 0
+    release(attached)
+    await network.detach(lease)
+    assert network.traffic(lease) is None
 
 
 async def test_it_describes_itself(network):

@@ -1,8 +1,14 @@
-"""What storage promises (`engine.ports.Storage`): one suite for the fake and for real disks of small images, by every driver that works here."""
+"""What storage promises (`engine.ports.Storage`): one suite for the fake and for real disks of small images, by every driver that works here.
+
+Snapshot devices are made by this process, and once more by a banger-helper, where the kernel has no device mapper on a fake one over real loop devices.
+"""
+
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from banger.host import probe
+from banger.host import fs, probe
 from banger.model.errors import BangerError, HostLacksError, InvalidInputError, RefusedError
 from banger.model.machine import DiskFormat, RootDisk, StorageDriver
 from banger.model.units import MIB
@@ -10,19 +16,35 @@ from banger.storage.disks import DiskStorage
 from banger.storage.drivers import file_of
 from tests.framework.fakes.storage import FakeStorage
 from tests.framework.reflink import reflink_volume
+from tests.framework.snapshot_host import client_of, snapshot_host
 from tests.framework.toy import toy_image, toy_spec, vm_paths
 
+HELPER = "through banger-helper"
 
-@pytest.fixture(params=[FakeStorage, DiskStorage])
-def storage(request):
-    return request.param()
+
+@pytest.fixture(params=[FakeStorage, DiskStorage, HELPER])
+async def storage(request, tmp_path):
+    if request.param != HELPER:
+        yield request.param()
+        return
+    if "driver" not in request.fixturenames:
+        pytest.skip("no root disk is made")
+    for answer in (probe.root(), probe.loop()):
+        if not answer:
+            pytest.skip(answer.why)
+    with tempfile.TemporaryDirectory(prefix="bgh-", dir="/tmp") as short:
+        async with snapshot_host(Path(short)) as host:
+            yield DiskStorage(snapshots=client_of(host))
 
 
 @pytest.fixture(params=list(StorageDriver))
 def driver(request):
-    if request.param is StorageDriver.DM_SNAPSHOT and not probe.device_mapper():
+    driver, kind = request.param, request.node.callspec.params["storage"]
+    if kind == HELPER and driver is not StorageDriver.DM_SNAPSHOT:
+        pytest.skip("that is no snapshot")
+    if driver is StorageDriver.DM_SNAPSHOT and kind is DiskStorage and not probe.device_mapper():
         pytest.skip(probe.device_mapper().why)
-    return request.param
+    return driver
 
 
 @pytest.fixture
@@ -177,7 +199,7 @@ async def test_a_whole_image_passes(storage, boot):
     await storage.check_image(boot)
 
 
-@pytest.mark.parametrize("name", ["kernel", "initramfs", "rootfs", "work_seed"])
+@pytest.mark.parametrize("name", ["kernel", "initramfs", "rootfs"])
 async def test_a_missing_or_cut_file_of_the_image_is_named(storage, boot, name):
     path = getattr(boot, name)
     with path.open("ab") as file:
@@ -187,6 +209,36 @@ async def test_a_missing_or_cut_file_of_the_image_is_named(storage, boot, name):
             await storage.check_image(boot)
         assert raised.value.hint == "banger image build debian --force"
         path.unlink(missing_ok=True)
+
+
+async def test_a_work_seed_that_is_missing_is_not_the_storages_to_judge(storage, boot):
+    """It is made again, by the catalogue of images."""
+    boot.work_seed.unlink()
+    await storage.check_image(boot)
+
+
+async def test_a_root_disk_becomes_a_file_of_its_own(
+    request, storage, driver, boot, paths, tmp_path
+):
+    if request.node.callspec.params["storage"] == HELPER and not probe.device_mapper():
+        pytest.skip("the fake mapper's devices do not have the image's content")
+    spec = toy_spec(disk_bytes=100 * MIB)
+    await storage.create(boot, spec, paths, driver)
+    target = tmp_path / "flat.img"
+    assert await storage.flatten(boot, spec, paths, target)
+    assert target.stat().st_size == 100 * MIB
+    assert storage.flat_bytes(boot, paths) >= 0
+    if not isinstance(storage, FakeStorage):
+        mine = target.read_bytes()
+        assert mine[: 64 * MIB] == boot.rootfs.read_bytes()
+        assert fs.allocated_bytes(target) <= fs.allocated_bytes(boot.rootfs) + MIB
+    await storage.check(boot, spec, paths)
+    await storage.open_root(boot, spec, paths)
+
+
+async def test_a_lost_root_disk_is_not_flattened(storage, boot, paths, tmp_path):
+    with pytest.raises(HostLacksError, match="missing"):
+        await storage.flatten(boot, toy_spec(), paths, tmp_path / "flat.img")
 
 
 @pytest.mark.parametrize("name", ["kernel", "initramfs"])

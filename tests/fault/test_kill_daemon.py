@@ -3,10 +3,15 @@
 The daemon kills itself at a trace point. Which points there are is taken from the operations themselves.
 """
 
+import os
+import signal
+
 import pytest
 
 from banger.api import schema
+from banger.host import fs
 from tests.framework.faulty import Faulty, check_truth, ended
+from tests.framework.installation import wait_until
 from tests.framework.operations import stages
 
 STAGES = stages()
@@ -58,6 +63,11 @@ def running(banger, vm):
         started = ended(client, client.start_vm(vm))
         assert started.state == "succeeded", started.error
     return vm
+
+
+def in_images(banger):
+    """Names of images, and of what is half made."""
+    return sorted(path.name for path in banger.images.iterdir() if path.name != ".lock")
 
 
 def last_of(kind):
@@ -129,6 +139,71 @@ def test_in_delete_of_a_running_vm(banger, running):
         assert client.vms() == []
 
 
+# Its stages with real disks, from tests/vm/test_promote.py; those of the engine's own tests are over a host in memory.
+PROMOTE = ["check", "flatten", "repair", "clean", "compact", "seed", "kernel", "seal", "place"]
+
+
+@pytest.mark.timeout(400)  # some ten promotions of a whole root
+def test_in_promote(banger, vm):
+    """At every point: nothing of an image, or a whole one; the next promotion works, and so does the VM."""
+    before = in_images(banger)
+    last = f"vm.promote.{PROMOTE[-1]}.after"
+    for point in [*(f"vm.promote.{stage}.before" for stage in PROMOTE), last]:
+        wish = schema.ImagePromote("mine", with_work=True)
+        banger.is_killed_in(point, lambda client, wish=wish: ended(client, client.promote_vm(vm, wish)))  # fmt: skip
+        with banger.daemon() as client:
+            check_truth(banger, client, fresh=True)
+            assert client.operations(limit=1)[0].state == "failed"
+            assert client.vm(vm).state == "stopped"
+            placed = point.startswith("vm.promote.place.")
+            assert ("mine" in {image.name for image in client.images()}) is placed, point
+            if placed:
+                assert client.delete_image("mine").state == "succeeded"
+            assert in_images(banger) == before, point
+    with banger.daemon() as client:
+        final = ended(client, client.promote_vm(vm, wish))
+        assert final.state == "succeeded", final.error
+        assert [stage.name for stage in final.stages] == PROMOTE
+        assert client.delete_image("mine").state == "succeeded"
+
+
+def test_while_a_root_disk_is_copied(banger, vm):
+    """In the middle of it: what copies ends with the daemon, and the copy goes."""
+    before = in_images(banger)
+    with banger.daemon() as client:
+        client.promote_vm(vm, schema.ImagePromote("mine"))
+        wait_until(
+            lambda: any(fs.allocated_bytes(p) > 16 << 20 for p in banger.images.glob(".build-*/rootfs.img")), 60
+        )  # fmt: skip
+        os.kill(banger.process.pid, signal.SIGKILL)
+        banger.dies()
+    with banger.daemon() as client:
+        check_truth(banger, client, fresh=True)
+        assert in_images(banger) == before
+        assert client.vm(vm).state == "stopped"
+
+
+@pytest.mark.parametrize("point", points("image.delete"))
+def test_in_image_delete(banger, point):
+    """The image is whole, or gone with all its files once the next daemon has started; another try does the rest."""
+    before = in_images(banger)
+    with banger.daemon() as client:
+        wish = schema.ImageRegister("idle", base="debian")
+        assert ended(client, client.register_image(wish)).state == "succeeded"
+    banger.is_killed_in(point, lambda client: client.delete_image("idle"))
+    with banger.daemon() as client:
+        check_truth(banger, client, fresh=True)
+        assert client.operations(limit=1)[0].state == "failed"
+        there = "idle" in {image.name for image in client.images()}
+        assert there is (point == points("image.delete")[0])
+        if there:
+            final = client.delete_image("idle")
+            assert final.state == "succeeded"
+            assert [stage.name for stage in final.stages] == STAGES["image.delete"]
+        assert in_images(banger) == before
+        assert client.audit() == []
+
+
 @pytest.mark.parametrize("point", points("vm.set"))
 def test_in_set(banger, vm, point):
     """The VM has its old values or its new ones, can be changed again, and its disks are as a start wants them."""
@@ -159,17 +234,18 @@ def box(banger):
 
 @pytest.mark.parametrize("point", points("vm.adjust"))
 def test_in_adjust(banger, box, point):
-    """Forwards and NAT are both as they were or both as they were to be; the ports that are open are those of the record."""
+    """Forwards, groups and NAT are all as they were or all as they were to be; the ports that are open are those of the record."""
     adding = [schema.Forward(0, 80), schema.Forward(0, 53, "udp")]
-    wish = schema.VmPatch(nat=False, forwards=adding)
+    wish = schema.VmPatch(nat=False, groups=["web"], forwards=adding)
     banger.is_killed_in(point, lambda client: client.set_vm(box, wish))
     with banger.daemon() as client:
         check_truth(banger, client, fresh=True)
         spec, listed = client.vm(box).spec, client.forwards(box)
-        assert (spec.nat, spec.forwards) in [(True, []), (False, adding)]
+        assert (spec.nat, spec.groups, spec.forwards) in [(True, [], []), (False, ["web"], adding)]
         assert all(forward.open for forward in listed)
         assert len(listed) == 1 + len(spec.forwards)
-        assert client.set_vm(box, schema.VmPatch(nat=True, forwards=[])).spec.nat is True
+        back = client.set_vm(box, schema.VmPatch(nat=True, groups=[], forwards=[])).spec
+        assert (back.nat, back.groups) == (True, [])
         assert len(client.forwards(box)) == 1
 
 

@@ -54,7 +54,7 @@ class AgentContract:
     @pytest.fixture
     async def guest(self, agent):
         guest = connect_guest(agent[0], self.transport)
-        await guest.wait_connected(10)
+        await guest.wait_connected(60)
         yield guest
         await guest.close()
 
@@ -71,7 +71,7 @@ class AgentContract:
         copy.agent_token.write_text("wrong")
         wrong = connect_guest(copy, self.transport)
         with pytest.raises(RefusedError, match="token"):
-            await wrong.healthz(5)
+            await wrong.healthz(30)
         with pytest.raises(
             (BangerError, OSError)
         ):  # the answer may be lost behind a body that nobody reads
@@ -83,14 +83,14 @@ class AgentContract:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         async with self.running(tmp_path, services=f'[{{"name": "web", "port": {port}}}]') as guest:
-            assert (await guest.healthz(5))["services"] == [
+            assert (await guest.healthz(30))["services"] == [
                 {"name": "web", "port": port, "ready": False}
             ]
-            waiting = asyncio.create_task(guest.wait_services(10))
+            waiting = asyncio.create_task(guest.wait_services(60))
             await asyncio.sleep(0.2)
             assert not waiting.done()
             listener.listen()
-            assert (await asyncio.wait_for(waiting, 5))["services"][0]["ready"] is True
+            assert (await asyncio.wait_for(waiting, 30))["services"][0]["ready"] is True
         listener.close()
 
     async def test_a_proxied_port_carries_bytes_both_ways(self, guest):
@@ -112,13 +112,13 @@ class AgentContract:
         stream = await guest.proxy(1024)
         await stream.write(request_bytes)
         answer = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while chunk := await stream.read():
                 answer += chunk
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 4"), answer[:200]
         assert set(json.loads(body)) == {"code", "what", "detail", "hint"}
-        assert (await guest.healthz(5))["status"] == "ok"
+        assert (await guest.healthz(30))["status"] == "ok"
 
     @pytest.mark.parametrize(
         "part",
@@ -132,7 +132,7 @@ class AgentContract:
         stream = await guest.proxy(1024)
         await stream.write(part)
         await stream.close()
-        assert (await guest.healthz(5))["status"] == "ok"
+        assert (await guest.healthz(30))["status"] == "ok"
 
     async def test_a_slow_reader_costs_neither_side_memory(self, agent, guest, tmp_path, carrier):
         """The agent waits for who reads, and so does the host's end: 200 MiB are nowhere but in the file."""
@@ -165,10 +165,12 @@ class AgentContract:
             while not asked:
                 await asyncio.sleep(0.001)
             os.kill(agent[1].pid, signal.SIGSTOP)
-            await asyncio.sleep(0.3)
-            seen = asked
-            await asyncio.sleep(0.3)
-            assert asked == seen < 200
+            seen = 0
+            async with asyncio.timeout(60):
+                while asked != seen:  # what is on the way may take a while to find its place
+                    seen = asked
+                    await asyncio.sleep(0.3)
+            assert asked < 200
             os.kill(agent[1].pid, signal.SIGCONT)
             sending.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -207,7 +209,7 @@ class AgentContract:
             await guest.healthz(0.3)
         with pytest.raises(GuestNotReadyError):
             await guest.wait_connected(0.3)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5  # on a busy host, and less than any deadline of its own
         await guest.close()
         listener.close()
 

@@ -1,6 +1,8 @@
 """The real guest agent as a process on this host, reached over Unix sockets: the whole protocol without a VM."""
 
 import contextlib
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -52,8 +54,8 @@ def agent_process(
         argv += ["--bulk-unix", ",".join(str(paths.bulk_socket(n)) for n in range(bulk_ports))]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE)
     try:
-        end = time.monotonic() + 10
-        while not paths.agent_socket.exists():
+        end = time.monotonic() + 30
+        while not (paths.agent_socket.exists() and (not vsock or _listens(http_socket(paths)))):
             assert process.poll() is None, process.stderr.read().decode()
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -63,3 +65,9 @@ def agent_process(
         said = process.communicate()[1].decode()
         if said:
             print("the agent said:", said)
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody takes connections: the socket is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(os.fspath(path)) == 0

@@ -1,8 +1,10 @@
 """Something done by another user, for tests that are root: in a child of our own that has given up everything."""
 
+import contextlib
 import ctypes
 import os
 import pickle
+import stat
 import traceback
 
 PR_SET_DUMPABLE = 4
@@ -19,6 +21,7 @@ def as_user(uid, work, *arguments, groups=()):
     pid = os.fork()
     if pid == 0:
         try:
+            _let_go(but=writer)
             os.setgroups(list(groups))
             os.setgid(uid)
             os.setuid(uid)
@@ -37,6 +40,18 @@ def as_user(uid, work, *arguments, groups=()):
     if not good:
         raise ChildFailedError(result)
     return result
+
+
+def _let_go(but):
+    """Have no pipe and no socket of the test's process. Another thread of it may be starting a program just now, and waits until nobody
+    has the other end any more: for ever, if it is also who is to answer us. The numbers stay taken: their objects may be thrown away yet.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            kind = os.fstat(number).st_mode
+            if number > 2 and number != but and (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
+                os.dup2(null, number, inheritable=False)
 
 
 def own_namespace():

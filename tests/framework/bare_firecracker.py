@@ -31,7 +31,7 @@ class UnixHttp(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
     def __init__(self, path):
-        super().__init__("localhost", timeout=30)
+        super().__init__("localhost", timeout=CALL_S)
         self._path = str(path)
 
     def connect(self):
@@ -54,8 +54,13 @@ class BareFirecracker:
                 [program, "--api-sock", self._api, "--id", "bare"],
                 stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        wait_until(self._api.exists, 10, "the API's socket did not appear")
+        wait_until(self._listens, 60, "the API's socket did not appear")
         self._connection = UnixHttp(self._api)
+
+    def _listens(self):
+        """The socket is there a moment before."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self._api)) == 0
 
     def call(self, method, path, body=None):
         """Status and answer of one request."""
@@ -130,7 +135,7 @@ class BareFirecracker:
         log = self.directory / "firecracker.log"
         return f"{self.console()[-2000:]}\n{log.read_text()[-2000:] if log.exists() else ''}"
 
-    def connect(self, port, timeout_s=10):
+    def connect(self, port, timeout_s=CALL_S):
         """A connection to a vsock port of the guest; ConnectionError if nobody listens there."""
         connection = socket.socket(socket.AF_UNIX)
         try:

@@ -197,7 +197,7 @@ class Server:
                 self.served += len(body[:first])
                 request.wfile.write(body[:first])
                 request.wfile.flush()
-                event.wait(20)
+                event.wait(60)
                 body = body[first:]
             self.served += len(body)  # before the client has it and may look
             request.wfile.write(body)

@@ -66,6 +66,27 @@ def an_image(name="debian", **changes):
     return image
 
 
+IMAGE_PLAN = schema.ImagePlan(
+    "mine", "/r/mine.toml", "debian bookworm amd64", "0" * 64, "", [], ["bash"], ["dev"], {"/etc/motd": "1" * 64},
+    {"hooks[0]": "2" * 64}, ["ssh 22"], 8 << 30, 1 << 30, 3, 4096,
+    [
+        schema.PlannedStage("resolve", "compare", []),
+        schema.PlannedStage("packages", "1 package", [["mmdebstrap", "--customize-hook=a b"]]),
+    ],
+)  # fmt: skip
+
+
+def image_diff(before, after):
+    """Nothing, of an image with itself."""
+    changed = before != after
+    return schema.ImageDiff(
+        before,
+        after,
+        [schema.Difference("changed", "bash", "5.1", "5.2")] * changed,
+        [schema.Difference("added", "/etc/mo\x1btd", "", "file 0644 0:0 6 B")] * changed,
+    )
+
+
 class FakeDaemon:
     """Use as a context manager; ``socket_path`` is where it listens."""
 
@@ -75,6 +96,7 @@ class FakeDaemon:
         (self.root / "root").mkdir(parents=True)
         self.version = version
         self.vms, self.images, self.operations = [], [an_image()], []
+        self.happenings = []
         self.health = schema.Health(
             True, True, "ok", "1", "boot", 12.5, [schema.ServiceStatus("ssh", 22, ready=True)]
         )
@@ -100,6 +122,7 @@ class FakeDaemon:
             file_systems=[schema.FileSystem("/state", 100 << 30, 40 << 30)],
         )
         self.leftovers = []
+        self.residue = []
         self.fail_at = {}  # stage -> BangerError
         self.hold = set()
         self.held = threading.Event()
@@ -127,7 +150,7 @@ class FakeDaemon:
     def __exit__(self, *_):
         self.release()
         self.server.shutdown()
-        self.thread.join(10)
+        self.thread.join(60)
         self.server.server_close()
 
     def find(self, items, ref, what):
@@ -166,7 +189,7 @@ class FakeDaemon:
                 self.changed.notify_all()
             if name in self.hold:
                 self.held.set()
-                self._release.wait(20)
+                self._release.wait(60)
             state = "failed" if name in self.fail_at else "succeeded"
             if operation.state == "cancelled":
                 state = "cancelled"
@@ -193,6 +216,7 @@ class FakeDaemon:
 
     def create(self, body, **_):
         wish = msgspec.json.decode(body, type=schema.VmCreate)
+        self.wishes.append(wish)
         name = wish.name or "brisk-otter"
         if any(vm.name == name for vm in self.vms):
             raise RefusedError(f"VM name {name!r} is taken", hint="choose another name")
@@ -205,6 +229,7 @@ class FakeDaemon:
             "vmm",
             "network",
             "nat",
+            "groups",
             "forwards",
         ):
             setattr(vm.spec, key, getattr(wish, key))
@@ -231,7 +256,7 @@ class FakeDaemon:
         vm = self.vm(ref)
         kind = {"start": schema.VmStart, "restart": schema.VmStart, "stop": schema.VmStop}.get(verb)
         if kind and body:
-            msgspec.json.decode(body, type=kind)
+            self.wishes.append(msgspec.json.decode(body, type=kind))
         if verb == "start" and vm.state == "running":
             raise RefusedError(f"VM {vm.name} is running", hint=f"banger vm stop {vm.name}")
         state = {
@@ -317,6 +342,30 @@ class FakeDaemon:
             image.name,
             ["validate", "kernel", "initramfs", "rootfs", "seed", "seal"],
             lambda: self.images.append(image),
+        )
+
+    def import_image(self, body, **_):
+        wish = msgspec.json.decode(body, type=schema.ImageImport)
+        image = an_image(wish.name or "imported")
+        return 202, self.begin("image.import", image.id, image.name, ["validate", "seal"], lambda: self.images.append(image))  # fmt: skip
+
+    def export_image(self, ref, body, **_):
+        msgspec.json.decode(body, type=schema.ImageExport)
+        image = self.find(self.images, ref, "image")
+        return 202, self.begin("image.export", image.id, image.name, ["write"], lambda: None)
+
+    def promote(self, ref, body, **_):
+        vm, wish = self.vm(ref), msgspec.json.decode(body, type=schema.ImagePromote)
+        if vm.state != "stopped":
+            raise RefusedError(f"VM {vm.name} is {vm.state}", hint=f"banger vm stop {vm.name}")
+        if any(image.name == wish.name for image in self.images) and not wish.replace:
+            raise RefusedError(f"image name {wish.name!r} is taken", hint="add --replace")
+        self.last_promotion = wish
+        made = schema.ImageHistory(AT, "promoted", "d" * 12, vm.name)
+        image = an_image(wish.name, parent="d" * 12, history=[made], used_by=[])
+        stages = ["check", "flatten", "clean", "compact", "seed", "kernel", "seal", "place"]
+        return 202, self.begin(
+            "vm.promote", vm.id, vm.name, stages, lambda: self.images.append(image)
         )
 
     def delete_image(self, ref, **_):
@@ -408,6 +457,17 @@ class FakeDaemon:
         self.leftovers = [item for item in self.leftovers if item not in found]
         return 200, done
 
+    def tell_health(self, ref, **_):
+        if "health" in self.hold:
+            self._release.wait(60)
+        return 200, self.vm(ref) and self.health
+
+    def audit_fix(self, **_):
+        able = {True: lambda item: msgspec.structs.replace(item, fixed=True, did=f"{item.name} removed"), False: lambda item: item}  # fmt: skip
+        found = [able[item.remedy != "none"](item) for item in self.residue]
+        self.residue = [item for item in found if not item.fixed]
+        return 200, found
+
     TABLE = {  # noqa: RUF012  a table
         routes.INFO: info,
         routes.VMS_LIST: lambda self, **_: (200, self.vms),
@@ -415,7 +475,7 @@ class FakeDaemon:
         routes.VM_SHOW: lambda self, ref, **_: (200, self.vm(ref)),
         routes.VM_SET: change,
         routes.VM_DELETE: delete,
-        routes.VM_HEALTH: lambda self, ref, **_: (200, self.vm(ref) and self.health),
+        routes.VM_HEALTH: tell_health,
         routes.VM_STATS: lambda self, ref, **_: (200, self.vm(ref) and self.stats),
         routes.VM_PORTS: lambda self, ref, **_: (200, self.vm(ref) and self.ports),
         routes.VM_FORWARDS: forwards,
@@ -427,7 +487,19 @@ class FakeDaemon:
         routes.IMAGES_LIST: lambda self, **_: (200, self.images),
         routes.IMAGES_BUILD: build,
         routes.IMAGES_REGISTER: register,
+        routes.VM_PROMOTE: promote,
+        routes.IMAGES_IMPORT: import_image,
+        routes.IMAGE_EXPORT: export_image,
         routes.IMAGE_SHOW: lambda self, ref, **_: (200, self.find(self.images, ref, "image")),
+        routes.PLAN_IMAGE_BUILD: lambda self, **_: (200, IMAGE_PLAN),
+        routes.IMAGE_SBOM: lambda self, ref, **_: (
+            200,
+            self.find(self.images, ref, "image") and {"spdxVersion": "SPDX-2.3", "name": ref},
+        ),
+        routes.IMAGE_DIFF: lambda self, ref, other, **_: (
+            200,
+            self.find(self.images, ref, "image") and image_diff(ref, other),
+        ),
         routes.IMAGE_DELETE: delete_image,
         routes.OPERATIONS_LIST: lambda self, query, **_: (
             200,
@@ -442,6 +514,8 @@ class FakeDaemon:
         routes.OPERATION_CANCEL: cancel,
         routes.DISK_USAGE: lambda self, **_: (200, self.usage),
         routes.PRUNE: prune,
+        routes.AUDIT: lambda self, **_: (200, self.residue),
+        routes.AUDIT_FIX: audit_fix,
         routes.METRICS: lambda self, **_: (200, b"banger_vms 0\n"),
     }
     for _verb in ("start", "stop", "restart", "pause", "resume"):
@@ -515,6 +589,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if route is routes.OPERATION_EVENTS:
                 self._events(daemon.find(daemon.operations, values["id"], "operation"))
                 return
+            if route is routes.EVENTS:
+                self._all_events()
+                return
             body = self._body()
             status, answer = daemon.TABLE[route](daemon, query=query, body=body, **values)
         except msgspec.MsgspecError as error:
@@ -539,6 +616,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _all_events(self):
+        """What ``daemon.happenings`` has, then the end, as if the daemon had ended."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        self.close_connection = True
+        for name, body in (("hello", {}), *self.server.daemon.happenings):
+            data = msgspec.json.encode(body)
+            self.wfile.write(b"event: " + name.encode() + b"\r\ndata: " + data + b"\r\n\r\n")
 
     def _events(self, operation):
         daemon = self.server.daemon
@@ -667,7 +754,7 @@ def _exec(daemon, connection, request):
         thread.start()
     status = process.wait()
     for thread in pumps:
-        thread.join(5)
+        thread.join(30)
     with contextlib.suppress(ConnectionClosed):
         connection.send(bytes([FrameType.EXIT, status if status >= 0 else 128 - status]))
     connection.close()

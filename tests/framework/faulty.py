@@ -28,7 +28,7 @@ class Faulty(Installation):
         with (self.state / "bangerd.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "banger.daemon.main", "--ready-fd", str(writer)],
-                env={**self.env, "BANGER_FAULTS": faults}, pass_fds=[writer],
+                env={"BANGER_DRAIN_S": "0", **self.env, "BANGER_FAULTS": faults}, pass_fds=[writer],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         os.close(writer)
@@ -40,7 +40,7 @@ class Faulty(Installation):
             os.close(reader)
             if self.process.poll() is None:
                 self.process.terminate()
-            self.process.wait(30)
+            self.process.wait(60)
 
     def dies(self, timeout_s=60):
         """Wait until the daemon has killed itself."""
@@ -57,20 +57,26 @@ class Faulty(Installation):
         """Pids of this installation's VMMs."""
         return [pid for pid, text in self.processes().items() if re.match(r"\S*qemu-system", text)]
 
+    def begin(self, client, name, *, start=True):
+        """Begin to create a VM as small as they come."""
+        return client.create_vm(schema.VmCreate(name=name, memory_mib=512, work_bytes=1 << 30, start=start))  # fmt: skip
+
     def make(self, client, name, *, start=True):
-        """Create a VM as small as they come; its operation's end."""
-        wish = schema.VmCreate(name=name, memory_mib=512, work_bytes=1 << 30, start=start)
-        return ended(client, client.create_vm(wish))
+        """The same, to the operation's end."""
+        return ended(client, self.begin(client, name, start=start))
 
 
-def ended(client, operation, timeout_s=90):
+def ended(client, operation, timeout_s=180):
     """The operation at its end, whichever that is."""
-    return wait_until(
-        lambda: (now := client.operation(operation.id)).state in FINAL and now, timeout_s
-    )
+
+    def there():
+        now = client.operation(operation.id)
+        return now.state in FINAL and now
+
+    return wait_until(there, timeout_s, lambda: f"no end of {client.operation(operation.id)}")
 
 
-SETTLE_S = 3.0
+SETTLE_S = 20.0  # less than an unused network lingers
 NETWORK = ("banger.network.holder", "slirp4netns", "pasta")
 
 

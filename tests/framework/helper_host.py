@@ -1,6 +1,7 @@
 """A banger-helper in the calling thread's host (see `net_host.OwnHost`), its loop and its users."""
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -15,6 +16,8 @@ from banger.helper.server import Server
 from banger.helper.verbs import World
 from banger.network.uplinks.service import UplinkService
 from banger.network.uplinks.slots import SlotPlan
+from banger.storage.snapshots.service import SnapshotService
+from tests.framework.fake_mapper import FakeMapper
 from tests.framework.net_host import BEYOND
 
 GROUP = 4711
@@ -41,7 +44,9 @@ async def running_helper(directory, *, prefix="10.115.0.0/16", quota=4, resolver
     policy = Policy(GROUP, time.monotonic)
     listener = bind(directory / "helper.sock", GROUP)
     directory.chmod(0o755)  # its users come from elsewhere
-    server = Server(listener, World(service), policy, AuditLog(directory / "state" / "audit.log"))
+    world = World(service, SnapshotService(directory / "state", mapper=FakeMapper()))
+    await world.snapshots.start()
+    server = Server(listener, world, policy, AuditLog(directory / "state" / "audit.log"))
     serving = asyncio.create_task(server.serve())
     try:
         yield Helper(directory, service, policy)
@@ -52,13 +57,14 @@ async def running_helper(directory, *, prefix="10.115.0.0/16", quota=4, resolver
         for each in await service.list(0):
             await service.detach(0, each.slot)
         await service.close()
+        world.snapshots.close()
         (directory / "helper.sock").unlink(missing_ok=True)
 
 
 def call(path, data, descriptors=()):
     """One message to the helper and its reply as it came; empty if it hung up. Blocking: for children."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
-        channel.settimeout(20)
+        channel.settimeout(60)
         try:
             channel.connect(str(path))
             socket.send_fds(channel, [data], list(descriptors))
@@ -98,8 +104,11 @@ def host_state():
     for argv in (["nft", "list", "ruleset"], ["ip", "-o", "-4", "addr"], ["ip", "route"]):
         done = subprocess.run(argv, capture_output=True, text=True, check=True)
         found.append(done.stdout)
-    found.append({name: forwards(name) for name in links()})
-    return found
+    settings = {}
+    for name in links():
+        with contextlib.suppress(FileNotFoundError):  # the kernel has removed it meanwhile
+            settings[name] = forwards(name)
+    return [*found, settings]
 
 
 def open_namespace(tid):

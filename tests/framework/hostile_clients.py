@@ -33,13 +33,13 @@ class HostileClients:
         stream = await guest.proxy(1024)
         await stream.write(with_token(guest, request_bytes))
         answer = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while chunk := await stream.read():
                 answer += chunk
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 4"), answer[:200]
         assert set(json.loads(body)) == {"code", "what", "detail", "hint"}
-        assert (await guest.healthz(5))["status"] == "ok"
+        assert (await guest.healthz(30))["status"] == "ok"
 
     @pytest.mark.parametrize(
         "part",
@@ -53,4 +53,4 @@ class HostileClients:
         stream = await guest.proxy(1024)
         await stream.write(with_token(guest, part))
         await stream.close()
-        assert (await guest.healthz(5))["status"] == "ok"
+        assert (await guest.healthz(30))["status"] == "ok"

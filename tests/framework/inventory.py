@@ -1,5 +1,6 @@
 """What a host has that banger or its tests could leave behind."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 
 PROGRAMS = ("qemu-system", "firecracker --", "jailer --", "slirp4netns", "pasta", "bangerd", "banger.daemon", "banger.network", "banger_agent", "mmdebstrap")  # fmt: skip
 PREFIXES = ("bgr-", "banger-", "bare-", "bench-")
+CHECKOUT = Path(__file__).parents[2]
 
 
 def _processes():
@@ -28,7 +30,11 @@ def _processes():
 
 
 def _loops():
-    return {f"loop device over {path.read_text().strip()}" for path in Path("/sys/block").glob("loop*/loop/backing_file")}  # fmt: skip
+    found = set()
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # let go just now
+            found.add(f"loop device over {path.read_text().strip()}")
+    return found
 
 
 def _mappings():
@@ -48,13 +54,32 @@ def _tables():
     return {f"nft {line}" for line in done.stdout.splitlines()}
 
 
+def _temporary():
+    found = set()
+    for path in Path("/tmp").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another run's, and gone
+            if path.name.startswith(PREFIXES) and path.lstat().st_uid == os.geteuid():
+                found.add(str(path))
+    return found
+
+
+def _checkout():
+    """Files that a command wrote into its working directory; caches and what is built have names that are known."""
+    names = set(os.listdir(CHECKOUT)) - {"build"}
+    return {f"file {CHECKOUT / name}" for name in names if not name.startswith(".")}
+
+
 def inventory():
-    """Processes, network interfaces and addresses, nft tables, mounts, loop devices, mappings and temporary directories, each as a sentence."""
+    """Processes, network interfaces, nft tables, mounts, loop devices, mappings, temporary directories and files of the checkout, each as a sentence."""
     mounts = {f"mount {line.split()[1]}" for line in Path("/proc/mounts").read_text().splitlines()}
     interfaces = {f"interface {name}" for name in os.listdir("/sys/class/net")}
-    temporary = {
-        str(path)
-        for path in Path("/tmp").iterdir()
-        if path.name.startswith(PREFIXES) and path.lstat().st_uid == os.geteuid()
-    }
-    return _processes() | mounts | interfaces | _loops() | _mappings() | _tables() | temporary
+    return (
+        _processes()
+        | mounts
+        | interfaces
+        | _loops()
+        | _mappings()
+        | _tables()
+        | _temporary()
+        | _checkout()
+    )

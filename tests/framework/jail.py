@@ -47,7 +47,7 @@ def run(job, uid, python):
     """Results of ``job`` as ``uid``, one for each of its policies."""
     argv = [*as_user(uid), python, "-I", "-S", str(Path(__file__))]
     done = subprocess.run(
-        argv, input=json.dumps(job), capture_output=True, text=True, timeout=60, check=False, cwd="/",
+        argv, input=json.dumps(job), capture_output=True, text=True, timeout=150, check=False, cwd="/",
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "BANGER_SECRET": "x"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

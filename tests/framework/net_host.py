@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from banger.host.tun import VNET_HEADER, open_tap
@@ -26,6 +27,8 @@ BEYOND = "198.51.100.2"
 ELSEWHERE = "203.0.113.7"
 METADATA = "169.254.169.254"
 ECHO_PORT, DNS_PORT = 7, 53
+PATIENCE_S = 30
+"""For what comes: the pump and the echo are threads of the tests', and the uplink is a process. What must not come is waited for as each test says."""
 IP_PKTINFO = 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -44,6 +47,14 @@ def ip(*words):
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
+def _wait_for_carrier(link):
+    """A worker of the kernel takes the word off its routes, which `helper_host.host_state` has."""
+    argv, end = ["ip", "route", "show", "dev", link], time.monotonic() + 30
+    while b"linkdown" in subprocess.run(argv, check=True, capture_output=True).stdout:
+        assert time.monotonic() < end, f"{link} has no carrier"
+        time.sleep(0.01)
+
+
 class Namespace:
     """A network namespace in a thread; ``run`` calls something inside. Sockets made there stay there."""
 
@@ -53,7 +64,7 @@ class Namespace:
         self.run(ip, "link", "set", "lo", "up")
 
     def run(self, work, *arguments):
-        return self._thread.submit(work, *arguments).result(20)
+        return self._thread.submit(work, *arguments).result(60)
 
     def close(self):
         self._thread.shutdown()
@@ -162,6 +173,7 @@ class OwnHost:
         inside = self.beyond.run
         inside(ip, "addr", "add", f"{BEYOND}/24", "dev", "wan1")
         inside(ip, "link", "set", "wan1", "up")
+        _wait_for_carrier("wan0")
         for address in (ELSEWHERE, METADATA, *(a for a in name_servers() if ":" not in a)):
             if not address.startswith("127."):
                 inside(ip, "addr", "add", f"{address}/32", "dev", "lo")
@@ -214,7 +226,7 @@ class LinuxGuest:
                 except OSError:  # the TAP was taken away
                     return
 
-    def connect(self, address, port=ECHO_PORT, timeout=3):
+    def connect(self, address, port=ECHO_PORT, timeout=PATIENCE_S):
         """A TCP connection out of the guest."""
         opened = self.namespace.run(socket.socket)
         opened.settimeout(timeout)
@@ -225,12 +237,12 @@ class LinuxGuest:
             raise
         return opened
 
-    def tcp_echo(self, address, text=b"hello"):
-        with self.connect(address) as opened:
+    def tcp_echo(self, address, text=b"hello", timeout=PATIENCE_S):
+        with self.connect(address, timeout=timeout) as opened:
             opened.sendall(text)
             return opened.recv(len(text))
 
-    def udp_echo(self, address, text, port=ECHO_PORT, timeout=3):
+    def udp_echo(self, address, text, port=ECHO_PORT, timeout=PATIENCE_S):
         with self.namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as opened:
             opened.settimeout(timeout)
             opened.sendto(text, (address, port))
@@ -241,14 +253,14 @@ class LinuxGuest:
         opened = self.namespace.run(socket.socket)
         opened.bind(("0.0.0.0", port))
         opened.listen(8)
-        opened.settimeout(5)
+        opened.settimeout(PATIENCE_S)
         return opened
 
     def serve_udp(self, port):
         """A UDP socket bound in the guest."""
         opened = self.namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
         opened.bind(("0.0.0.0", port))
-        opened.settimeout(5)
+        opened.settimeout(PATIENCE_S)
         return opened
 
     def close(self):
@@ -318,7 +330,7 @@ class Wire:
         while select.select([self.tap], [], [], timeout)[0]:
             yield os.read(self.tap, 70000)[10:]
 
-    def wait_for(self, wanted, timeout=3):
+    def wait_for(self, wanted, timeout=PATIENCE_S):
         """The first frame for which ``wanted`` is true, and all that came before it."""
         before = []
         for frame in self.frames(timeout):
@@ -330,7 +342,7 @@ class Wire:
     def resolve(self, address=None):
         """Ask for the gateway's MAC, again and again as every guest does: the kernel needs a moment to bring a bridge's first port up."""
         asked = arp(self.lease.mac, self.lease.ip, address or self.lease.gateway)
-        for _ in range(30):
+        for _ in range(300):
             self.send(ethernet("ff:ff:ff:ff:ff:ff", self.lease.mac, 0x0806, asked))
             for frame in self.frames(0.1):
                 if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2":

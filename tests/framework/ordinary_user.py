@@ -1,6 +1,7 @@
 """An ordinary user of the test's own, with a copy of banger that it may read; both are gone afterwards, with all that it owned."""
 
 import contextlib
+import fcntl
 import importlib.metadata
 import os
 import pwd
@@ -14,10 +15,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework.installation import CACHE, ROOT, wait_until
+from tests.framework.installation import CACHE, ROOT, name_image, wait_until
 
-NAME = "banger-user"
+NAME = f"banger-user{os.environ.get('PYTEST_XDIST_WORKER', '')}"
 CHECK = "import sys; sys.exit(sys.version_info[:2] != tuple(map(int, sys.argv[1:])))"
+
+
+def processes_of(uid):
+    """Pids of what runs as this user, but for zombies."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                dead = (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+                if entry.stat().st_uid == uid and not dead:
+                    found.append(int(entry.name))
+    return found
 
 
 class OrdinaryUser:
@@ -40,29 +53,29 @@ class OrdinaryUser:
         return self
 
     def __exit__(self, *_error):
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not self.processes(), 10)
+        wait_until(lambda: not self._kill_all(), 30)
         subprocess.run(["userdel", "--remove", NAME], check=True, capture_output=True)
         shutil.rmtree(self.checkout)
-        owned = [
-            path for path in Path("/tmp").iterdir() if path.lstat().st_uid == self.account.pw_uid
-        ]
+        owned = []
+        for path in Path("/tmp").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process of the tests' own
+                if path.lstat().st_uid == self.account.pw_uid:
+                    owned.append(path)
         for path in owned:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         assert not owned, f"the user left {owned}"
 
+    def _kill_all(self):
+        """Kill what runs, also what was started since it was looked the last time; what that was."""
+        found = self.processes()
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return found
+
     def processes(self):
         """Pids of what runs as this user."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    dead = (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-                    if entry.stat().st_uid == self.account.pw_uid and not dead:
-                        found.append(int(entry.name))
-        return found
+        return processes_of(self.account.pw_uid)
 
     def start(self, argv, **options):
         """A program as this user."""
@@ -116,27 +129,32 @@ class OrdinaryUser:
                         (site / file).parent.mkdir(parents=True, exist_ok=True)
                         shutil.copy(file.locate(), site / file)
         programs.mkdir(parents=True)
-        path = f"PYTHONPATH={self.checkout / 'src'}:{site} PYTHONDONTWRITEBYTECODE=1"
+        compiled = self.checkout / "pycache"  # else every command would compile all anew
+        path = f"PYTHONPATH={self.checkout / 'src'}:{site} PYTHONPYCACHEPREFIX={compiled}"
         for name, module in (("banger", "banger.cli.main"), ("bangerd", "banger.daemon.main")):
             (programs / name).write_text(f'#!/bin/sh\n{path} exec {python} -m {module} "$@"\n')
             (programs / name).chmod(0o755)
         subprocess.run(["chmod", "-R", "a+rX", self.checkout], check=True)
+        compiled.mkdir()
+        os.chown(compiled, self.account.pw_uid, self.account.pw_gid)
 
-    def equip(self, image_id):
-        """Install banger for this user, with the image; skips where there is no Python for that."""
+    def equip(self, *image_ids, names=()):
+        """Install banger for this user, with the images, ``names`` by their ids; skips where there is no Python for that."""
         python = self.python()
         if python is None:
             pytest.skip("there is no Python of this version that every user may start")
         self.install(python)
-        self.give_image(image_id)
+        self.give_images(image_ids, dict(names))
 
-    def give_image(self, image_id):
-        """A copy of the tests' image, as if this user had built it."""
+    def give_images(self, image_ids, names):
+        """Copies of images of the tests', as if this user had built them."""
         state = Path(self.account.pw_dir) / ".local" / "state"
         images = state / "banger" / "images"
         images.mkdir(parents=True)
-        source = CACHE / "images" / image_id
-        subprocess.run(["cp", "-a", "--sparse=always", source, images], check=True)
+        sources = [CACHE / "images" / image_id for image_id in image_ids]
+        subprocess.run(["cp", "-a", "--sparse=always", *sources, images], check=True)
+        for image_id, name in names.items():
+            name_image(images / image_id, name)
         owner = f"{self.account.pw_uid}:{self.account.pw_gid}"
         subprocess.run(["chown", "-R", owner, state.parent], check=True)
         for path in (images, images.parent):
@@ -145,11 +163,14 @@ class OrdinaryUser:
 
 @contextlib.contextmanager
 def tun_mode(mode):
-    """/dev/net/tun with these permissions for a while."""
+    """/dev/net/tun with these permissions for a while; of several processes one at a time, as it is the host's."""
     device = Path("/dev/net/tun")
-    kept = device.stat().st_mode & 0o777
-    device.chmod(mode)
-    try:
-        yield
-    finally:
-        device.chmod(kept)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "tun-mode").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = device.stat().st_mode & 0o777
+        device.chmod(mode)
+        try:
+            yield
+        finally:
+            device.chmod(kept)

@@ -10,6 +10,8 @@ import termios
 import threading
 import time
 
+LAST_WORDS_S = 10
+
 
 def _take_terminal():
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -46,13 +48,25 @@ class Terminal:
         """Change the window; the kernel tells the program with SIGWINCH."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", rows, cols, 0, 0))
 
-    def wait_for(self, text, timeout_s=20):
+    def wait_for(self, text, timeout_s=60):
         """Wait until the screen shows it."""
         end = time.monotonic() + timeout_s
         while text not in self.screen:
             assert time.monotonic() < end, f"{text!r} did not appear in:\n{self.screen}"
-            assert self.process.poll() is None or text in self.screen, self.screen
+            if self.process.poll() is not None:  # what it wrote last is not read yet, perhaps
+                end = min(end, time.monotonic() + LAST_WORDS_S)
             time.sleep(0.02)
+
+    def whole(self):
+        """The screen, once the program has ended and all that it wrote is read. `now` has no answer any more."""
+        self._close_slave()  # the reader hears of its end behind the last words
+        self._reader.join(LAST_WORDS_S)
+        return self.screen
+
+    def _close_slave(self):
+        if self._slave is not None:
+            os.close(self._slave)
+            self._slave = None
 
     def now(self):
         """The terminal's modes."""
@@ -65,6 +79,6 @@ class Terminal:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(10)
-        os.close(self._slave)
+        self._close_slave()
         self._reader.join(10)
         os.close(self._master)

@@ -1,8 +1,9 @@
 """A test host: a guest with KVM in which the real Firecracker runs. banger builds its image, and banger's CLI drives it.
 
-    python -m tests.framework.testhost [--keep] [pytest arguments | bench/NAME.py [RUNS]]
+    python -m tests.framework.testhost [--keep] [--without-firecracker] [pytest arguments | bench/NAME.py [RUNS]]
 
-runs the suite ``tests/host -m firecracker`` in one, or a benchmark whose result it brings back, prints what it prints and ends with its status.
+runs the suite ``tests/host -m "firecracker or device_mapper"`` in one, or a benchmark whose result it brings back, prints what it prints and
+ends with its status.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.framework import firecracker_program
-from tests.framework.installation import CACHE, ROOT, Installation
+from tests.framework.installation import CACHE, ROOT, Installation, built
 
 NAME = "testhost"
 HOME = "/opt/banger"  # the source tree, with a .venv as in a checkout
@@ -31,7 +32,7 @@ PYTHON = (
 )  # what the image's Debian has; what the tests need was installed for the Python that runs this
 TEST_TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist")
 MODULES = "tun loop xfs dm_snapshot vhost_vsock"  # the others come when they are asked for
-SUITE = ("tests/host", "-m", "firecracker")
+SUITE = ("tests/host", "-m", "firecracker or device_mapper")
 _SET_UP = f"""set -eu
 if grep -qw svm /proc/cpuinfo; then kvm=kvm_amd; else kvm=kvm_intel; fi
 modprobe -a $kvm {MODULES}
@@ -43,14 +44,14 @@ for tar in code image; do tar -x -f /var/lib/$tar.tar -C /; rm /var/lib/$tar.tar
 """
 
 
-def why_not():
+def why_not(*, firecracker=True):
     """Why a test host cannot be had, or has nothing to test; empty if it can."""
     if sys.version_info[:2] != PYTHON:
         wanted, here = ".".join(map(str, PYTHON)), sys.version.split()[0]
         return (
             f"the test host's Python is {wanted}, and this one, whose packages it gets, is {here}"
         )
-    return firecracker_program.programs()[1]
+    return firecracker_program.programs()[1] if firecracker else ""
 
 
 class TestHost:
@@ -76,7 +77,7 @@ class TestHost:
         return self._banger.start("vm", "exec", "-w", workdir, NAME, "--", *argv).wait()
 
     def provide(self, programs, image):
-        """Give it banger, its tests, ``programs`` (`firecracker_program.Programs`) and the files of the image ``image`` (a directory)."""
+        """Give it banger, its tests, ``programs`` (`firecracker_program.Programs`, or None) and the files of the image ``image`` (a directory)."""
         with tempfile.TemporaryDirectory(prefix="bgr-testhost-") as name:
             code, disk = Path(name) / "code.tar", Path(name) / "image.tar"
             write_code(code, programs)
@@ -121,7 +122,7 @@ class TestHost:
 
 
 def write_code(path, programs):
-    """A tar, to be unpacked at /: the files that git tracks, a .venv with what the tests import, and both programs."""
+    """A tar, to be unpacked at /: the files that git tracks, a .venv with what the tests import, and both programs, if there are any."""
     tracked = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -140,7 +141,7 @@ def write_code(path, programs):
         link = tarfile.TarInfo(f"{HOME}/.venv/bin/python")
         link.type, link.linkname = tarfile.SYMTYPE, "/usr/bin/python3"
         archive.addfile(link)
-        for name in firecracker_program.NAMES:
+        for name in firecracker_program.NAMES if programs else ():
             program = getattr(programs, name).resolve()
             member = archive.gettarinfo(program, f"usr/local/bin/{name}")
             member.mode = 0o755
@@ -175,10 +176,9 @@ def distributions(tools=TEST_TOOLS):
     return list(found.values())
 
 
-def the_image(installation):
+def the_image():
     """The directory of the debian image, built if need be."""
-    installation.run("image", "build", "debian", timeout=1800)
-    return CACHE / "images" / installation.json("image", "show", "debian")["id"]
+    return CACHE / "images" / built("debian-base", "debian")["id"]
 
 
 def main():
@@ -187,15 +187,18 @@ def main():
     parser.add_argument(
         "--keep", action="store_true", help="leave the test host, and say how to reach it"
     )
+    parser.add_argument(
+        "--without-firecracker", action="store_true", help="run what needs none: the device mapper's tests"
+    )  # fmt: skip
     options, arguments = parser.parse_known_args()
-    if why := why_not():
+    if why := why_not(firecracker=not options.without_firecracker):
         sys.exit(f"error: no firecracker suite: {why}")
     programs, _ = firecracker_program.programs()
-    installation = Installation(tempfile.mkdtemp(prefix="bgr-testhost-"))
+    installation = Installation(tempfile.mkdtemp(prefix="bgr-testhost-"), builder=True)
     try:
         host = TestHost(installation)
         host.create()
-        host.provide(programs, the_image(installation))
+        host.provide(programs, the_image())
         if arguments and arguments[0].startswith("bench/"):
             return host.bench(*arguments)
         return host.pytest(*arguments)

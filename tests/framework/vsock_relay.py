@@ -31,7 +31,7 @@ class VsockRelay:
         for end in (self._listener, *list(self._open)):
             hang_up(end)
         for thread in list(self._threads):
-            thread.join(10)
+            thread.join(30)
             assert not thread.is_alive()
         self._listener.close()
         self._path.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -64,7 +63,7 @@ def test_dm_a_vms_life_on_firecracker(installation):
 
     pid = banger.json("daemon", "status")["pid"]
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not os.path.exists(f"/proc/{pid}"), 10)
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"), 60)
     assert banger.vm("box")["status"]["pid"] == shown["status"]["pid"]
     assert mappings() == {name}
     assert guest(banger, "cat", "/etc/kept") == "kept\n"
@@ -97,8 +96,10 @@ def pauses_while_the_disk_is_full(banger):
         )
         assert not health["reachable"]
         assert "banger vm resume box" in health["detail"]
+        store = next(banger.state.glob("vms/*/overlay.cow"))
+        size_bytes = store.stat().st_size
         filler.unlink()
-        time.sleep(1.5)
+        wait_until(lambda: store.stat().st_size > size_bytes, 60, "the store did not grow again")
         banger.run("vm", "resume", "box")
         output, _ = writing.communicate(timeout=300)
         assert writing.returncode == 0, output

@@ -116,7 +116,7 @@ def test_stop_set_and_start_keep_what_is_on_the_disks(vm):
 def test_a_killed_firecracker_is_shown_with_its_signal_and_nothing_is_left(vm):
     pid, _ = status_of(vm)
     os.kill(pid, signal.SIGKILL)
-    shown = wait_until(lambda: (now := vm.vm("box"))["state"] == "failed" and now, 10)
+    shown = wait_until(lambda: (now := vm.vm("box"))["state"] == "failed" and now, 60)
     assert "SIGKILL" in shown["status"]["last_error"]["what"] + shown["status"]["last_error"]["detail"]  # fmt: skip
     assert not (Path("/sys/fs/cgroup/banger") / shown["id"]).exists()
     assert list(Path(vm.state / "vms" / shown["id"] / "jail").iterdir()) == []

@@ -174,7 +174,7 @@ def test_a_stale_api_socket_ends_it_at_once(firecracker, tmp_path):
     (tmp_path / "api.sock").touch()
     done = subprocess.run(
         [firecracker.firecracker, "--api-sock", tmp_path / "api.sock"],
-        capture_output=True, text=True, timeout=20, check=False,
+        capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "Failed to open the API socket" in done.stdout
@@ -222,14 +222,14 @@ def jailed(firecracker):
     argv += ["--cgroup-version", "2", "--", "--api-sock", "api.sock"]
     log = base / "log"
     with log.open("wb") as file:  # no pipe: the jailed process keeps it when the jailer has ended
-        done = subprocess.run(argv, stdout=file, stderr=file, timeout=30, check=False)
+        done = subprocess.run(argv, stdout=file, stderr=file, timeout=60, check=False)
     assert done.returncode == 0, log.read_text()
     root = base / firecracker.firecracker.resolve().name / "jailed" / "root"
     pid = int((root / f"{firecracker.firecracker.resolve().name}.pid").read_text())
-    wait_until((root / "api.sock").exists, 20)
+    wait_until((root / "api.sock").exists, 60)
     yield pid, root
     os.kill(pid, 9)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 60)
     shutil.rmtree(base)
 
 

@@ -6,13 +6,14 @@ import subprocess
 
 import pytest
 
-from banger.host import fs, probe
+from banger.host import fs
 from banger.images.catalog import ImageCatalog
 from banger.images.kernel import bzimage_release, extract_vmlinux
 from banger.images.kernel import read_facts as kernel_facts
 from banger.model.errors import HostLacksError
 from banger.model.registration import Registration
 from tests.framework import toy_register as toy
+from tests.framework.small_disk import small_disk
 from tests.framework.toy_root import bz_image, elf_kernel
 from tests.host.test_image_build import place, user  # noqa: F401  fixtures
 from tests.unit.images.test_register import MINE, as_stated
@@ -97,18 +98,9 @@ def test_a_file_that_the_daemon_may_not_read_is_told_with_the_command(place, use
 
 
 async def test_a_disk_that_is_really_full_is_told_and_left_as_it_was(place, monkeypatch):  # noqa: F811
-    answer = probe.loop()
-    if not answer:
-        pytest.skip(answer.why)
-    device, mount = place / "disk.img", place / "disk"
-    with device.open("wb") as file:
-        file.truncate(24 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", device], check=True)
-    mount.mkdir()
     rootfs = toy.rootfs(place / "big.img", size_kib=65536, root__big=os.urandom(40 << 20))
     (place / "k").write_bytes(KERNEL)
-    subprocess.run(["mount", "-o", "loop", device, mount], check=True)
-    try:
+    with small_disk(place, 24) as mount:
         catalog = ImageCatalog(mount / "images", mount / "logs")
         wish = Registration("mine", rootfs=rootfs, kernel=place / "k", built_in=True)
         for free_bytes in (
@@ -121,8 +113,6 @@ async def test_a_disk_that_is_really_full_is_told_and_left_as_it_was(place, monk
                 await catalog.register(wish, progress=lambda *words: None)
             assert "df -h" in raised.value.hint
             assert [p.name for p in (mount / "images").iterdir()] == [".lock"]
-    finally:
-        subprocess.run(["umount", mount], check=True)
 
 
 QUICK = {

@@ -32,7 +32,7 @@ def backing(path):
 
 def gone(path):
     """The kernel lets go of the file a moment after the last close."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while loop.over(backing(path)) and time.monotonic() < end:
         time.sleep(0.01)
     return loop.over(backing(path)) == []
@@ -59,6 +59,39 @@ def test_an_image_has_one_device_for_all_who_read_it(file):
         with loop.held(file, read_only=True, shared=True) as second:
             assert second.path == first.path
         assert loop.over(backing(file)) == [first.path]  # the first one still has it
+    assert gone(file)
+
+
+def test_a_device_of_another_size_than_its_file_has_now_is_not_shared(file):
+    with loop.held(file, read_only=True, shared=True) as first:
+        os.truncate(file, 8 * MIB)
+        with loop.held(file, read_only=True, shared=True) as second:
+            assert second.path != first.path
+            assert os.lseek(second.descriptor, 0, os.SEEK_END) == 8 * MIB
+    assert gone(file)
+
+
+def test_a_device_is_no_larger_than_its_limit_however_large_the_file_becomes(file):
+    descriptor = os.open(file, os.O_RDWR)
+    with loop.held_over(descriptor, "limited", read_only=False, limit_bytes=6 * MIB) as made:
+        for size_bytes in (5 * MIB, 1 << 40):
+            os.truncate(file, size_bytes)
+            loop.adopt_size(made.path, backing(file))
+            assert os.lseek(made.descriptor, 0, os.SEEK_END) == min(size_bytes, 6 * MIB)
+    os.close(descriptor)
+    assert gone(file)
+
+
+def test_only_a_device_of_the_same_name_is_shared(file):
+    descriptor = os.open(file, os.O_RDONLY)
+
+    def shared(name):
+        return loop.held_over(descriptor, name, read_only=True, shared=True)
+
+    with shared("one") as first, shared("one") as second, shared("two") as other:
+        assert second.path == first.path
+        assert other.path != first.path
+    os.close(descriptor)
     assert gone(file)
 
 

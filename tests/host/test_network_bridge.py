@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import socket
-import time
 
 import pytest
 
@@ -19,6 +18,7 @@ from banger.network.user import UserNetwork
 from tests.framework.as_user import as_user
 from tests.framework.helper_host import STRANGER, host_state, links, running_helper
 from tests.framework.net_host import BEYOND, LinuxGuest, ip
+from tests.host.conftest import least_ms
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ async def in_thread(work, *arguments, **named):
     return await asyncio.to_thread(work, *arguments, **named)
 
 
-async def until(condition, timeout_s=5):
+async def until(condition, timeout_s=30):
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.01)
@@ -38,7 +38,7 @@ async def until(condition, timeout_s=5):
 
 def said_to(address, port, text=b"hello"):
     """From the host, by address."""
-    with socket.create_connection((address, port), timeout=3) as opened:
+    with socket.create_connection((address, port), timeout=30) as opened:
         opened.sendall(text)
         return opened.getsockname()[0]
 
@@ -156,7 +156,7 @@ async def test_an_uplink_that_somebody_removes_is_put_back(network, guests):
     assert await in_thread(guest.tcp_echo, BEYOND) == b"hello"
     ip("link", "del", "banger-up1")
     await until(lambda: "banger-up1" in links())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             try:
                 assert await in_thread(guest.tcp_echo, BEYOND) == b"hello"
@@ -296,20 +296,14 @@ async def test_without_helper_and_root_bridge_is_refused_with_what_mends_it(
     monkeypatch.setattr("banger.network.uplinks.client.os.geteuid", lambda: 4801)
     network = daemon(short_dir)
     await network.start()
-    with pytest.raises(HostLacksError, match="needs banger-helper") as caught:
+    with pytest.raises(HostLacksError, match="banger-helper does not run") as caught:
         await network.settle(network.plan_lease("a" * 12, []), "bridge")
     assert caught.value.hint == "sudo banger setup helper"
     await network.close()
 
 
 async def test_setting_up_and_attaching_in_bridge_mode_are_fast(network, guests):
-    began = time.monotonic()
-    await guests.wire(resolved=False)
-    cold_ms = 1e3 * (time.monotonic() - began)
-    began = time.monotonic()
-    for _ in range(10):
-        await guests.wire(resolved=False)
-    warm_ms = 1e2 * (time.monotonic() - began)
+    cold_ms, warm_ms = await least_ms(network, guests)
     print(f"cold {cold_ms:.0f} ms, a TAP {warm_ms:.1f} ms")
     assert cold_ms < 2000
     assert warm_ms < 300

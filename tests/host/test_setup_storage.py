@@ -4,95 +4,27 @@ import contextlib
 import fcntl
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from banger.host import fs, probe
 from banger.model.units import MIB
+from tests.framework.volume_host import VolumeHost
 
 if not (probe.root() and probe.loop()):
     pytest.skip("needs root and loop devices", allow_module_level=True)
-
-SYSTEMCTL = """#!/bin/sh
-echo "$@" >> {log}
-"""
-
-
-class Host:
-    """A mount namespace in which /etc and /run/systemd can be written without harm."""
-
-    def __init__(self, directory):
-        self.directory = directory
-        self.state = directory / "state"
-        images = self.state / "images" / ("d" * 12)
-        images.mkdir(parents=True)
-        self.state.chmod(0o700)
-        with (images / "rootfs.img").open("wb") as file:
-            file.write(os.urandom(4 * MIB))
-            file.truncate(256 * MIB)
-        for name in ("upper", "work", "bin"):
-            (directory / name).mkdir()
-        tool = directory / "bin" / "systemctl"
-        tool.write_text(SYSTEMCTL.format(log=directory / "systemctl.log"))
-        tool.chmod(0o755)
-        script = (
-            f"mount -t overlay overlay -o lowerdir=/etc,upperdir={directory}/upper,workdir={directory}/work /etc\n"
-            "mkdir -p /run/systemd && mount -t tmpfs none /run/systemd && echo ready && exec sleep infinity"
-        )
-        self.holder = subprocess.Popen(
-            ["unshare", "-m", "--propagation", "private", "sh", "-c", script],
-            stdout=subprocess.PIPE,
-        )
-        assert self.holder.stdout.readline() == b"ready\n"
-
-    def close(self):
-        self.holder.kill()
-        self.holder.wait()
-        self.holder.stdout.close()
-
-    def run(self, *argv, **options):
-        """A command in the namespace."""
-        return subprocess.run(  # noqa: PLW1510  as the caller says
-            ["nsenter", "-t", str(self.holder.pid), "-m", *map(str, argv)],
-            **{"check": False, "capture_output": True, "text": True, "timeout": 60, **options},
-        )
-
-    def setup(self, *options, status=0, env=None):
-        done = self.run(
-            sys.executable, "-m", "banger.cli.main", "setup", "storage", "--state-dir", self.state, *options,
-            env={**os.environ, "PATH": f"{self.directory}/bin:{os.environ['PATH']}", **(env or {})},
-        )  # fmt: skip
-        assert done.returncode == status, done.stderr
-        return done.stderr
-
-    def inside(self, path):
-        """``path`` as it is in the namespace."""
-        return Path(f"/proc/{self.holder.pid}/root{path}")
-
-    def files(self):
-        """What is in the state directory, as this host has it."""
-        return {path.name for path in self.state.iterdir()} - {"bangerd.lock"}
-
-    @property
-    def fstab(self):
-        path = self.inside("/etc/fstab")
-        return path.read_text() if path.exists() else ""
-
-    def systemctl(self):
-        log = self.directory / "systemctl.log"
-        return log.read_text().splitlines() if log.exists() else []
-
-    def boot_with_systemd(self):
-        self.run("mkdir", "/run/systemd/system", check=True)
 
 
 @pytest.fixture
 def host(tmp_path):
     if probe.reflink(tmp_path):
         pytest.skip("this file system shares blocks")
-    host = Host(tmp_path)
+    host = VolumeHost(tmp_path)
+    image = host.state / "images" / ("d" * 12)
+    image.mkdir(parents=True)
+    with (image / "rootfs.img").open("wb") as file:
+        file.write(os.urandom(4 * MIB))
+        file.truncate(256 * MIB)
     yield host
     host.close()
 

@@ -56,6 +56,7 @@ def test_a_program_of_that_name_that_is_no_firecracker_is_refused(make, tmp_path
     assert why == f"{path} --version says 'Firework 3\\n'"
 
 
+@pytest.mark.slow
 def test_the_tar_for_a_test_host_has_all_that_its_tests_import(make, tmp_path):
     pair = Programs(make("bin"), make("bin", "jailer"), "1.9.1")
     testhost.write_code(tmp_path / "code.tar", pair)

@@ -33,11 +33,11 @@ def test_a_passed_socket_is_served_and_left_to_its_owner(tmp_path):
             assert banger.json("vm", "list", env={"BANGER_NO_AUTOSTART": "1"}) == []
             assert banger.daemon_pid() == process.pid
             os.kill(process.pid, signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
             assert path.stat().st_ino == before
         finally:
             process.kill()
             process.wait()
     path.unlink()
-    wait_until(lambda: banger.processes() == {}, 10)
+    wait_until(lambda: banger.processes() == {}, 60)
     assert banger.close() == []

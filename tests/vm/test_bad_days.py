@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
+from banger.engine.boot import BOOT_MARK, TIMER_LOST
 from banger.host import probe
 from tests.framework.installation import CACHE, Installation, wait_until
 
@@ -149,7 +151,7 @@ def test_a_damaged_database_is_kept_aside_and_the_vms_recovered(banger):
     banger.create("one", "--no-start")
     banger.create("two")
     before = banger.vm("two")
-    boot_id = banger.json("vm", "health", "two")["boot_id"]
+    boot = banger.boot_id("two")
     banger.kill_daemon()
     for suffix in ("-wal", "-shm"):
         (banger.state / f"banger.db{suffix}").unlink(missing_ok=True)
@@ -163,7 +165,7 @@ def test_a_damaged_database_is_kept_aside_and_the_vms_recovered(banger):
     after = banger.vm("two")
     assert (after["state"], after["status"]["pid"]) == ("running", before["status"]["pid"])
     wait_until(lambda: banger.vm("two")["ready"], 60)
-    assert banger.json("vm", "health", "two")["boot_id"] == boot_id
+    assert banger.boot_id("two") == boot
     assert banger.run("vm", "ssh", "two", "--", "echo", "still here").stdout == "still here\n"
     banger.run("vm", "stop", "two", "--force")
 
@@ -183,7 +185,7 @@ def test_a_second_daemon_leaves_the_first_alone(banger):
         env=banger.env,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert (done.returncode, "already" in done.stderr) == (0, True)
@@ -313,8 +315,8 @@ def test_ctrl_c_in_create_detaches_and_the_operation_goes_on(banger):
     thread.start()
     assert seen.wait(60), lines
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
-    thread.join(10)
+    assert process.wait(60) == 130
+    thread.join(60)
     process.stdout.close()
     process.stderr.close()
     (operation,) = re.findall(r"banger op wait (\w+)", "".join(lines))
@@ -323,7 +325,8 @@ def test_ctrl_c_in_create_detaches_and_the_operation_goes_on(banger):
 
 
 @pytest.mark.timeout(900)
-def test_twenty_creates_at_once_all_succeed(banger):
+@pytest.mark.alone
+def test_twenty_creates_at_once_all_succeed_and_the_next_daemon_adopts_them_all(banger):
     running = [
         banger.start(
             "vm",
@@ -349,8 +352,58 @@ def test_twenty_creates_at_once_all_succeed(banger):
     vms = banger.json("vm", "list")
     assert [vm["ready"] for vm in vms] == [True] * 20
     assert len({vm["status"]["ip"] for vm in vms}) == 20
+    banger.run("daemon", "stop")
+    began = time.monotonic()
+    adopted = banger.json("vm", "list")
+    took_s = time.monotonic() - began
+    print(f"20 VMs adopted by the next daemon, and listed: {took_s:.2f} s")
+    assert [(vm["state"], vm["status"]["pid"]) for vm in adopted] == [("running", vm["status"]["pid"]) for vm in vms]  # fmt: skip
+    assert took_s < 10  # the promise is 2 s on a machine that does nothing else
     banger.run("vm", "delete", "--all", timeout=300)
     assert banger.json("vm", "list") == []
+
+
+def hold_up(pid, console, said):
+    """Let a VMM run for a moment at a time, until its guest has said ``said`` or the daemon has ended it for that. Whether it has: a test
+    that is held up itself lets it run for longer, and it boots.
+
+    The kernel takes its first measure at the end of a tick of 4 ms, and its last 25 ticks later: held up in the first tick for longer
+    than all of them take, it reads both at once. So a moment is shorter than a tick, and the pause longer than 25.
+    """
+    end = time.monotonic() + 200
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.13)
+            heard = b""
+            with contextlib.suppress(FileNotFoundError):
+                heard = console.read_bytes()
+            os.kill(pid, signal.SIGCONT)
+            if said in heard or BOOT_MARK in heard or time.monotonic() > end:
+                return said in heard
+            time.sleep(0.002)
+    return True
+
+
+@pytest.mark.timeout(1200)
+def test_a_guest_whose_kernel_finds_no_timer_on_a_busy_host_is_started_again(banger):
+    """Found with guests that hung before init, one in some hundred, without a word."""
+    for _ in range(4):
+        making = banger.start("vm", "create", "--name", "one", "--memory", "256M", "--work-size", "1G", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        console = wait_until(lambda: next(banger.state.glob("vms/*/console.log"), None), 60)
+        pid = wait_until(lambda: next((pid for pid, words in banger.processes().items() if re.match(r"\S*/qemu-system", words)), None), 60)  # fmt: skip
+        lost = hold_up(pid, console, TIMER_LOST)
+        out, err = making.communicate(timeout=200)
+        assert making.returncode == 0, out + err
+        if lost:
+            break
+        banger.run("vm", "delete", "one")
+    assert lost, "no guest lost its timer"
+    stages = banger.json("op", "list")[0]["stages"]
+    states = [(stage["name"], stage["state"]) for stage in stages if stage["name"] == "boot"]
+    assert states == [("boot", "failed"), ("boot", "succeeded")]
+    assert "its kernel found no timer on the busy host" in err + out
+    assert banger.vm("one")["ready"]
 
 
 def test_a_port_that_is_taken_is_named(banger):

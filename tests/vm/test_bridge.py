@@ -1,13 +1,12 @@
 """A real guest in bridge mode: reached by its address, out by NAT, and neither host nor neighbour in its reach."""
 
-import socket
-
 import pytest
 
 from banger.host.probe import root
 from tests.framework.helper_host import host_state, tables
 from tests.framework.installation import Installation, wait_until
 from tests.framework.net_host import BEYOND, ECHO_PORT, HOST_ADDRESS, HOST_WAN, METADATA, OwnHost
+from tests.framework.ssh_banner import banner
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -37,21 +36,7 @@ def shared(own_host, tmp_path_factory, image):
     yield installation
     left = installation.close()
     assert not left, f"left behind: {left}"
-    wait_until(lambda: host_state() == before, 5, "the host is not as it was")
-
-
-def connects(installation, name, address, port=ECHO_PORT):
-    """Whether TCP from inside the guest reaches ``address``."""
-    script = f"timeout 4 bash -c '</dev/tcp/{address}/{port}'"
-    done = installation.run("vm", "exec", name, "--", "bash", "-c", script, check=False)
-    return done.returncode == 0
-
-
-def banner(address):
-    """What SSH says to the host that connects by the guest's own address."""
-    with socket.create_connection((address, 22), timeout=5) as opened:
-        opened.settimeout(5)
-        return opened.recv(64)
+    wait_until(lambda: host_state() == before, 60, "the host is not as it was")
 
 
 def test_it_has_an_address_that_the_host_reaches(vm):
@@ -64,12 +49,13 @@ def test_it_has_an_address_that_the_host_reaches(vm):
 
 
 def test_it_reaches_the_world_by_the_hosts_address(vm, own_host):
-    assert connects(vm, "box", BEYOND)
+    assert vm.connects("box", BEYOND, ECHO_PORT)
+    wait_until(lambda: own_host.world.connected, 30)  # its thread may take it up later
     assert own_host.world.connected[-1][0] == HOST_WAN
 
 
 def test_names_are_resolved_by_the_hosts_resolver(vm, own_host):
-    script = "import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5); "
+    script = "import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(60); "
     script += (
         "server=[l.split()[1] for l in open('/etc/resolv.conf') if l.startswith('nameserver')][0]; "
     )
@@ -84,7 +70,7 @@ def test_names_are_resolved_by_the_hosts_resolver(vm, own_host):
 def test_no_service_of_the_host_is_in_reach(vm, own_host, address):
     own_host.services.connected.clear()
     before = len(own_host.world.connected)
-    assert not connects(vm, "box", address)
+    assert not vm.connects("box", address, ECHO_PORT, within_s=4)
     assert own_host.services.connected == []
     assert len(own_host.world.connected) == before
 
@@ -94,11 +80,30 @@ def test_a_second_vm_is_not_in_reach_and_one_without_nat_goes_nowhere(vm, own_ho
     try:
         ip = vm.vm("closed")["status"]["ip"]
         assert banner(ip).startswith(b"SSH-2.0-")
-        assert not connects(vm, "box", ip, 22)
-        assert not connects(vm, "closed", BEYOND)
-        assert connects(vm, "box", BEYOND)
+        assert not vm.connects("box", ip, 22, within_s=4)
+        assert not vm.connects("closed", BEYOND, ECHO_PORT, within_s=4)
+        assert vm.connects("box", BEYOND, ECHO_PORT)
     finally:
         vm.run("vm", "delete", "closed")
+
+
+def test_guests_of_a_group_reach_each_other_by_address_and_name_until_one_leaves(vm):
+    """``box`` joins while it runs, so it knows its peer by address; ``peer`` was born in the group and asks for names."""
+    vm.create("peer", "--no-nat", "--group", "web")
+    try:
+        box, peer = (vm.vm(name)["status"]["ip"] for name in ("box", "peer"))
+        assert not vm.connects("peer", box, 22, within_s=4)
+        vm.run("vm", "set", "box", "--group", "web")
+        assert vm.connects("box", peer, 22)
+        assert vm.connects("peer", "box.banger", 22)
+        found = vm.run("vm", "exec", "peer", "--", "getent", "ahostsv4", "box.banger").stdout
+        assert found.split()[0] == box
+        assert not vm.connects("peer", BEYOND, ECHO_PORT, within_s=4)
+        vm.run("vm", "set", "box", "--no-groups")
+        assert not vm.connects("box", peer, 22, within_s=4)
+        assert not vm.connects("peer", box, 22, within_s=4)
+    finally:
+        vm.run("vm", "delete", "peer")
 
 
 def test_the_next_daemon_adopts_guest_and_uplink(vm):
@@ -107,7 +112,7 @@ def test_the_next_daemon_adopts_guest_and_uplink(vm):
     assert "table inet banger_host" in tables()
     assert banner(ip).startswith(b"SSH-2.0-")
     assert vm.vm("box")["status"]["ip"] == ip
-    assert connects(vm, "box", BEYOND)
+    assert vm.connects("box", BEYOND, ECHO_PORT)
 
 
 def test_the_same_vm_runs_in_user_mode_and_back(vm):
@@ -119,7 +124,7 @@ def test_the_same_vm_runs_in_user_mode_and_back(vm):
         vm.run("vm", "start", "box")
         status = vm.vm("box")["status"]
         assert status["network"] == mode
-        assert connects(vm, "box", BEYOND)
+        assert vm.connects("box", BEYOND, ECHO_PORT)
         assert vm.run("vm", "ssh", "box", "--", "echo", "inside").stdout == "inside\n"
         seen.append(status["ip"])
     assert seen[0] != first

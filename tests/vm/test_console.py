@@ -10,7 +10,7 @@ from banger.model.errors import InvalidInputError
 pytestmark = pytest.mark.timeout(300)
 
 
-def until(stream, text, seconds=20):
+def until(stream, text, seconds=60):
     """What comes until ``text`` is in it."""
     heard, end = b"", time.monotonic() + seconds
     while text not in heard:

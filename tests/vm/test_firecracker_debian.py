@@ -132,7 +132,7 @@ def test_debian_boots_with_its_drives_and_tap_and_its_agent_answers_over_vsock(d
         debian.configure(made, network=network)
         made.act("InstanceStart")
         assert debian.wait_for_agent(made)["status"] == "ok"
-        said = made.wait_for_console("LOOK rng", BOOT_S)
+        said = made.wait_for_console("LOOK rng virtio_rng", BOOT_S)
         assert f"LOOK vda {debian.root.stat().st_size} 0" in said
         assert f"LOOK vdb {debian.work.stat().st_size} 0" in said
         assert f"LOOK vdc {debian.paths.identity.stat().st_size} 1" in said

@@ -1,10 +1,10 @@
 """The guest contract on a real Debian behind the Firecracker backend, its agent over vsock: a stand-in with QEMU plays Firecracker."""
 
 import asyncio
-import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from banger.guest.connection import connect_guest
@@ -17,7 +17,7 @@ from banger.model.machine import (
     NetworkAttachment,
     StorageDriver,
 )
-from banger.model.manifest import FileEntry, ImageManifest, Service
+from banger.model.manifest import ImageManifest
 from banger.model.spec import VmSpec
 from banger.storage.disks import DiskStorage
 from tests.framework.guest_contract import GuestContract, restart_agent
@@ -35,14 +35,9 @@ def boot(request):
     directory = Path(
         os.environ.get("BANGER_TEST_IMAGE_DIR") or request.getfixturevalue("test_image")
     )
-    said = json.loads((directory / "manifest.json").read_text())
-    said["files"] = {
-        name: FileEntry(entry["size_bytes"], entry.get("digest", ""))
-        for name, entry in said["files"].items()
-    }
-    said["services"] = tuple(Service(**service) for service in said["services"])
+    manifest = msgspec.json.decode((directory / "manifest.json").read_bytes(), type=ImageManifest)
     names = ("vmlinux", "initramfs.img", "rootfs.img", "work-seed.img")
-    return BootStack(*(directory / name for name in names), said["cmdline"], ImageManifest(**said))
+    return BootStack(*(directory / name for name in names), manifest.cmdline, manifest)
 
 
 class Debian:

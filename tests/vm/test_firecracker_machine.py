@@ -15,6 +15,7 @@ from tests.framework.installation import Installation, wait_until
 from tests.framework.life import exec_ssh_and_cp_work
 from tests.framework.net_host import BEYOND, ECHO_PORT, OwnHost
 from tests.framework.played import played_firecracker
+from tests.framework.ssh_banner import banner
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -33,7 +34,13 @@ def host():
 def vm(host, image, tmp_path_factory):
     directory = tmp_path_factory.mktemp("fc")
     program = played_firecracker(directory / "bin")
-    made = Installation(directory / "home", firecracker_path=program, confine="off")
+    made = Installation(
+        directory / "home",
+        firecracker_path=program,
+        confine="off",
+        helper_socket=directory / "none.sock",  # the daemon is root and makes uplinks itself
+        helper_state_dir=directory / "helper",
+    )
     try:
         done = made.create("box")
         assert "firecracker" in done.stderr
@@ -62,7 +69,7 @@ def test_exec_ssh_and_cp_work(vm, tmp_path):
 def test_the_console_is_heard_as_the_guest_writes_it(vm):
     with Client(vm.runtime / "bangerd.sock") as client, client.console("box") as stream:
         in_guest(vm, "sh", "-c", "echo heard-by-all > /dev/console")
-        heard, end = b"", time.monotonic() + 20
+        heard, end = b"", time.monotonic() + 60
         while b"heard-by-all" not in heard:
             heard += stream.receive(max(0.0, end - time.monotonic())) or b""
             assert time.monotonic() < end, heard
@@ -72,11 +79,12 @@ def test_the_console_is_heard_as_the_guest_writes_it(vm):
 def test_a_resumed_guest_has_the_right_time(vm):
     vm.run("vm", "pause", "box")
     assert vm.vm("box")["state"] == "paused"
-    time.sleep(3)
+    time.sleep(10)
     vm.run("vm", "resume", "box")
     began = time.time()
     off = float(in_guest(vm, "date", "+%s.%N").stdout) - began
-    assert -0.5 < off < time.time() - began + 0.5
+    # As late as the guest was held up while it was told, but not by all the time that it stood still.
+    assert -5 < off < time.time() - began + 0.5
 
 
 def test_it_outlives_kill_minus_9_of_the_daemon_and_is_adopted(vm):
@@ -89,9 +97,10 @@ def test_it_outlives_kill_minus_9_of_the_daemon_and_is_adopted(vm):
 
 def test_without_nat_only_the_way_in_is_open(vm, host):
     vm.create("closed", "--no-nat")
-    script = f"timeout 4 bash -c '</dev/tcp/{BEYOND}/{ECHO_PORT}'"
-    assert in_guest(vm, "bash", "-c", script, check=False).returncode == 0
-    assert in_guest(vm, "bash", "-c", script, name="closed", check=False).returncode != 0
+    script = f"bash -c '</dev/tcp/{BEYOND}/{ECHO_PORT}'"
+    assert in_guest(vm, "bash", "-c", f"timeout 60 {script}", check=False).returncode == 0
+    closed = in_guest(vm, "bash", "-c", f"timeout 4 {script}", name="closed", check=False)
+    assert closed.returncode != 0
     assert len(host.world.connected) == 1
     assert vm.run("vm", "ssh", "closed", "--", "echo", "inside").stdout == "inside\n"
     vm.run("vm", "delete", "closed")
@@ -109,9 +118,21 @@ def test_stop_set_and_start_keep_what_is_on_the_disks(vm):
     assert int(size) > 3 << 29
 
 
+def test_it_changes_to_bridge_mode_and_the_host_reaches_it_by_its_address(vm):
+    vm.run("vm", "stop", "box")
+    vm.run("vm", "set", "box", "--network", "bridge")
+    vm.run("vm", "start", "box")
+    status = vm.vm("box")["status"]
+    assert (status["vmm"], status["network"]) == ("firecracker", "bridge")
+    assert banner(status["ip"]).startswith(b"SSH-2.0-")
+    script = f"timeout 60 bash -c '</dev/tcp/{BEYOND}/{ECHO_PORT}'"
+    assert in_guest(vm, "bash", "-c", script, check=False).returncode == 0
+    assert in_guest(vm, "cat", "/root/kept").stdout == "kept\n"
+
+
 def test_a_power_off_and_a_reboot_inside_are_told_apart(vm):
-    in_guest(vm, "systemctl", "reboot", "--no-block", check=False)
     before = vm.vm("box")["status"]["pid"]
+    in_guest(vm, "systemctl", "reboot", "--no-block", check=False)
     wait_until(lambda: (now := vm.vm("box"))["ready"] and now["status"]["pid"] != before, 90)
     in_guest(vm, "systemctl", "poweroff", "--no-block", check=False)
     wait_until(lambda: vm.vm("box")["state"] == "stopped", 60)
@@ -120,6 +141,6 @@ def test_a_power_off_and_a_reboot_inside_are_told_apart(vm):
 
 def test_a_killed_firecracker_is_shown_with_its_signal(vm):
     os.kill(vm.vm("box")["status"]["pid"], signal.SIGKILL)
-    shown = wait_until(lambda: (now := vm.vm("box"))["state"] == "failed" and now, 10)
+    shown = wait_until(lambda: (now := vm.vm("box"))["state"] == "failed" and now, 30)
     error = shown["status"]["last_error"]
     assert "SIGKILL" in error["what"] + error["detail"]

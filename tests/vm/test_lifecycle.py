@@ -26,7 +26,8 @@ def test_create_prints_the_stages_and_leaves_a_ready_debian(vm):
     assert record["ready"] is True
     assert record["status"]["vmm"] == "qemu"
     creates = [op for op in vm.json("op", "list") if op["kind"] == "vm.create"]
-    assert [stage["name"] for stage in creates[0]["stages"]] == CREATE_STAGES
+    names = [stage["name"] for stage in creates[0]["stages"]]
+    assert [*dict.fromkeys(names)] == CREATE_STAGES  # a boot that lost its timer was done again
     assert 'PRETTY_NAME="Debian' in guest_run(vm, "box", "cat", "/etc/os-release")
 
 
@@ -116,7 +117,7 @@ def test_stop_start_and_restart_keep_disks_identity_and_port(banger):
         banger, "one", "cat", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub"
     )
     port = banger.vm("one")["status"]["forwards"]
-    boot_id = banger.json("vm", "health", "one")["boot_id"]
+    first = banger.boot_id("one")
     banger.run("vm", "stop", "one")
     stopped = banger.vm("one")
     assert (stopped["state"], stopped["ready"], stopped["status"]["pid"]) == (
@@ -133,7 +134,7 @@ def test_stop_start_and_restart_keep_disks_identity_and_port(banger):
         == identity
     )
     assert banger.vm("one")["status"]["forwards"] == port
-    assert banger.json("vm", "health", "one")["boot_id"] != boot_id
+    assert banger.boot_id("one") != first
     assert banger.run("vm", "ssh", "one", "--", "true").returncode == 0
 
 
@@ -185,8 +186,11 @@ def test_run_with_rm_gives_the_commands_status_and_leaves_nothing(banger):
     assert done.returncode == 3, done.stderr
     assert done.stdout.endswith("inside\n")
     assert banger.json("vm", "list") == []
-    assert banger.leftovers() == [] or all(
-        "net" in item or "slirp" in item or "holder" in item for item in banger.leftovers()
+    wait_until(
+        lambda: all(
+            "net" in item or "slirp" in item or "holder" in item for item in banger.leftovers()
+        ),
+        30,
     )
 
 
@@ -208,7 +212,7 @@ def test_a_guest_that_powers_off_by_itself_is_stopped(banger):
 
 def test_a_guest_that_reboots_comes_back(banger):
     banger.create("one")
-    before = banger.json("vm", "health", "one")["boot_id"]
+    before = banger.boot_id("one")
     banger.run("vm", "exec", "one", "--", "systemctl", "reboot", check=False)
     wait_until(
         lambda: (
@@ -240,6 +244,7 @@ def test_a_guest_that_panics_is_shown_with_the_consoles_last_lines(banger):
     assert banger.vm("one")["ready"]
 
 
+@pytest.mark.timeout(400)
 def test_a_guest_that_never_gets_ready_times_out_with_the_consoles_tail(banger):
     """In create its VMM is stopped as soon as it is there; in start its init is no init. No guest is fast enough for that."""
     with stopping_vmms(banger):
@@ -252,7 +257,8 @@ def test_a_guest_that_never_gets_ready_times_out_with_the_consoles_tail(banger):
     script = "printf '#!/bin/sh\\nexec sleep 100000\\n' > /sbin/idle; chmod 755 /sbin/idle; ln -sf idle /sbin/init; sync"
     guest_run(banger, "one", "sh", "-c", script)
     banger.run("vm", "stop", "one")
-    done = banger.run("vm", "start", "one", "--timeout", "8", check=False)
+    # In which init is reached on a busy host too.
+    done = banger.run("vm", "start", "one", "--timeout", "45", check=False)
     assert done.returncode == 6, done.stderr
     assert "its agent did not answer" in done.stderr
     assert "last lines of the console" in done.stderr
@@ -324,16 +330,22 @@ def following(banger, *argv):
         yield lines
     finally:
         process.send_signal(signal.SIGINT)
-        status = process.wait(10)
-        thread.join(10)
+        status = process.wait(60)
+        thread.join(60)
         process.stdout.close()
     assert status == 130
 
 
 def test_stats_and_ports_show_host_and_guest(vm):
-    stats = vm.json("vm", "stats", "box")
+    # The guest's half is null while it is too busy to answer in time.
+    stats = wait_until(lambda: (s := vm.json("vm", "stats", "box"))["guest_uptime_s"] and s, 60)
     assert stats["vmm_rss_bytes"] > 50 << 20
     assert stats["guest_memory_total_bytes"] > 300 << 20
+    if vm.vm("box")["status"]["network"] != "qemu-user":  # whose frames nobody counts
+        vm.run("vm", "exec", "box", "--", "sh", "-c", "getent hosts name.test || true")
+        later = vm.json("vm", "stats", "box")
+        assert later["net_sent_bytes"] > stats["net_sent_bytes"] >= 0
+        assert later["net_received_bytes"] > 0
     ports = vm.json("vm", "ports", "box")
     (ssh,) = [port for port in ports if port["port"] == 22 and port["protocol"] == "tcp"]
     assert ssh["host_port"]
@@ -397,7 +409,8 @@ def test_a_vm_without_network_is_still_reached_through_the_agent(banger, mode):
 
 def test_a_create_that_is_cancelled_leaves_nothing(banger):
     operation = banger.create("one", "--no-wait").stdout.strip()
-    wait_until(lambda: [p for p in banger.processes().values() if "qemu" in p], 30)
+    found = wait_until(lambda: [pid for pid, words in banger.processes().items() if re.match(r"\S*qemu-system", words)], 60)  # fmt: skip
+    os.kill(found[0], signal.SIGSTOP)  # else the guest may be up before a command that is held up
     banger.run("op", "cancel", operation)
     assert banger.json("op", "show", operation)["state"] == "cancelled"
     assert banger.json("vm", "list") == []
@@ -419,8 +432,8 @@ def test_the_daemon_is_started_stopped_and_started_by_hand(vm):
 
 def test_an_image_with_nothing_changed_is_built_at_once(vm, image):
     began = time.monotonic()
-    assert vm.json("image", "build", "debian")["id"] == image["id"]
-    assert time.monotonic() - began < 5
+    assert vm.json("image", "build", "debian-base", "--name", "debian")["id"] == image["id"]
+    assert time.monotonic() - began < 30  # a build takes a minute
 
 
 def on_terminal(banger, *argv):
@@ -437,10 +450,10 @@ def test_exec_on_a_terminal_is_a_session_in_the_guest(vm):
         screen.wait_for("24 80")
         screen.wait_for("host-box")
         screen.resize(33, 99)
-        screen.type("sleep 1; stty size\r")
+        screen.type("until stty size | grep -q ^33; do sleep 0.2; done; stty size\r")
         screen.wait_for("33 99")
-        screen.type("sleep 100\r")
-        screen.wait_for("sleep 100")
+        screen.type("sh -c 'echo began-$((1 + 1)); exec sleep 1000'\r")
+        screen.wait_for("began-2")  # what was typed is shown before it is begun
         screen.type("\x03")
         screen.type("exit 5\r")
         assert screen.process.wait(30) == 5

@@ -22,10 +22,11 @@ def guest_time(installation):
 
 def test_a_resumed_guest_has_the_right_time(vm):
     vm.run("vm", "pause", "box")
-    time.sleep(5)
+    time.sleep(10)
     vm.run("vm", "resume", "box")
     off, asking = guest_time(vm)
-    assert -0.5 < off < asking + 0.5
+    # As late as the guest was held up while it was told, but not by all the time that it stood still.
+    assert -5 < off < asking + 0.5
 
 
 async def post_identity(paths, body):

@@ -33,7 +33,7 @@ def verify(banger, tmp_path):
         )  # fmt: skip
         print(done.stdout, done.stderr)
         assert set(Path("/tmp").glob("bgv-*")) == before
-        assert left_of(before) == []
+        wait_until(lambda: left_of(before) == [], 60)  # what was killed may end later
         return done
 
     return run
@@ -69,7 +69,7 @@ def test_a_sound_banger_is_ok(verify, own_host):
     ):
         assert step in said
     assert "outside: reached, not without NAT, and with it again" in said
-    assert "0 TAPs in the pool" in said
+    assert "4 TAPs in the pool" in said
 
 
 def test_a_host_without_an_outside_is_told_so_and_a_service_that_never_answers_fails_it(
@@ -141,7 +141,7 @@ def test_an_interrupted_run_takes_all_back_though_nobody_listens_any_more(verify
     assert running.wait(60) == 1
     assert time.monotonic() - began < 30
     assert set(Path("/tmp").glob("bgv-*")) == before
-    assert left_of(before) == []
+    wait_until(lambda: left_of(before) == [], 60)
 
 
 def arguments(before):

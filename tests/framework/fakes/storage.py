@@ -4,6 +4,7 @@ from banger.host import fs
 from banger.model.errors import HostLacksError, InvalidInputError, RefusedError
 from banger.model.machine import RootDisk, StorageChoice, StorageDriver
 from banger.storage import drivers, usage
+from banger.storage.disks import DiskStorage
 
 
 class FakeStorage:
@@ -14,7 +15,7 @@ class FakeStorage:
         self.opened = set()
 
     async def check_image(self, boot):
-        for path in (boot.kernel, boot.initramfs, boot.rootfs, boot.work_seed):
+        for path in (boot.kernel, boot.initramfs, boot.rootfs):
             entry = boot.manifest.files.get(path.name)
             _there(path, f"banger image build {boot.manifest.name} --force")
             if entry and path.stat().st_size != entry.size_bytes:
@@ -84,11 +85,27 @@ class FakeStorage:
     async def close_root(self, paths):
         self.opened.discard(paths.state.name)
 
+    def flat_bytes(self, boot, paths):
+        return 0
+
+    async def flatten(self, boot, spec, paths, target):
+        disk = self.root(paths)
+        if disk is None:
+            raise HostLacksError(f"{paths.overlay} is missing", hint="banger vm delete")
+        with target.open("xb") as file:
+            file.truncate(spec.disk_bytes)
+        return "fake"
+
     async def tend(self, vms):
         return []
 
     async def usage(self, state_dir, owners):
         return usage.measure(state_dir, owners)
+
+    async def devices(self, vms_dir):
+        return frozenset(self.opened)
+
+    missing = DiskStorage.missing
 
     async def sweep(self, vms_dir, running):
         gone = self.opened - set(running)

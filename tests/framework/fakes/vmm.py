@@ -83,6 +83,15 @@ class FakeVmm:
     async def release(self, paths):
         pass
 
+    def all(self, vms_dir, sockets_dir):
+        running = [m for m in self.machines.values() if m.exit is None]
+        return [
+            (m.paths.state.name, m.identity) for m in running if m.paths.state.parent == vms_dir
+        ]
+
+    def left(self, vm_ids):
+        return frozenset()
+
     def find(self, paths):
         running = (m for m in self.machines.values() if m.exit is None and m.paths == paths)
         return next((machine.identity for machine in running), None)

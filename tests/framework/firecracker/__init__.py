@@ -10,7 +10,8 @@ of its code is here. What differs, because QEMU is not Firecracker or because no
 - The vsock device is a virtio-serial port with banger's mux: only banger's agent answers, its ports end at 65535, the guest cannot connect
   to the host, and a CONNECT may take 10 s (the real one gives up after 2).
 - ``poweroff`` prints ``reboot: Power down`` where the real guest, which has no ACPI S5, halts without it. In both the process stays.
-- ``tsc_early_khz= tsc=reliable`` is added to the kernel's command line (a guest under TCG hangs without), ``virtio_mmio.device=`` is not.
+- ``loglevel=5 tsc_early_khz= tsc=reliable`` is added to the kernel's command line (a guest under TCG hangs without, or says that it does),
+  ``virtio_mmio.device=`` is not.
 - Network and entropy rate limiters, CPU templates, huge pages, dirty page tracking and the I/O engine are checked and have no effect. MMDS
   stores, but no guest can read it. Metrics are one short line. The boot timer and --seccomp-filter are accepted and ignored.
 - Refused in so many words: pmem devices, memory hotplug, free page hinting, vhost-user drives, another file for a running drive, Uffd.

@@ -45,7 +45,7 @@ def cmdline(resources: Resources, khz: int) -> str:
         where = f"PARTUUID={root['partuuid']}" if root["partuuid"] else "/dev/vda"
         words += [f"root={where}", "ro" if root["is_read_only"] else "rw"]
     if khz:
-        words.append(f"tsc_early_khz={khz} tsc=reliable")
+        words.append(f"loglevel=5 tsc_early_khz={khz} tsc=reliable")
     return " ".join(words)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,8 @@ from tests.framework.firecracker import official
 from tests.framework.firecracker.install import make_firecracker
 from tests.framework.firecracker.play import Play
 
-START_S = 20.0
+START_S = 60.0
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+ \[[^\]\n]*\] .*\n")
 
 
 class _Connection(http.client.HTTPConnection):
@@ -110,11 +112,13 @@ class StandIn:
         return client, line
 
     def wait_for_console(self, text: str, timeout_s: float = START_S) -> str:
-        """The console, once it shows ``text``."""
+        """The console, once it shows ``text``; words of the log, which goes there too, may stand between any two bytes."""
         deadline = time.monotonic() + timeout_s
-        while text not in (said := self.console.read_text(errors="replace")):
+        ended = False
+        while text not in LOG_LINE.sub("", said := self.console.read_text(errors="replace")):
             assert time.monotonic() < deadline, said
-            assert self.process.poll() is None, said
+            assert not ended, said
+            ended = self.process.poll() is not None  # then its last words are there: once more
             time.sleep(0.02)
         return said
 
@@ -134,7 +138,7 @@ class StandIn:
             wait_gone(child)
 
 
-def wait_gone(pid: int, timeout_s: float = 10.0) -> None:
+def wait_gone(pid: int, timeout_s: float = 60.0) -> None:
     """Return when the process is no more, or a zombie that somebody else must reap."""
     deadline = time.monotonic() + timeout_s
     while True:
