@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` shows banger at work, `make test` passes the tests, both on a fresh machine.
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-create fuzz verify check build man runtime-bundle lock reference install-user-units uninstall-user-units clean
+.PHONY: help demo test test-long bench-create fuzz verify check build man runtime-bundle lock reference install-user-units uninstall-user-units clean
 PY := .venv/bin/python
 QUICK := tests/test_checks.py tests/unit
 UNITS := $(or $(XDG_CONFIG_HOME),$(HOME)/.config)/systemd/user
@@ -12,11 +12,16 @@ demo: ## install what is missing, build the image once, run a command in a VM, d
 	@bash scripts/bootstrap.sh run
 	@bash scripts/demo.sh
 
-test: ## install what is missing, then run all tests, with real guests
+test: ## install what is missing, then run the tests, with real guests
 	@bash scripts/bootstrap.sh dev
 	@BANGER_REQUIRE_TESTS= bash scripts/pytest-again.sh -n 2 $(QUICK)
-	@bash scripts/pytest-again.sh -n 2 --dist loadfile -m "not alone" $(addprefix --ignore=,$(QUICK))
-	BANGER_REQUIRE_TESTS= $(PY) -m pytest -m alone $(addprefix --ignore=,$(QUICK))
+	@bash scripts/pytest-again.sh -n 2 --dist loadfile -m "not alone and not long" $(addprefix --ignore=,$(QUICK))
+	BANGER_REQUIRE_TESTS= $(PY) -m pytest -m "alone and not long" $(addprefix --ignore=,$(QUICK))
+
+test-long: ## the tests that `make test` leaves out: more of the same, for as long again
+	@bash scripts/bootstrap.sh dev
+	@BANGER_REQUIRE_TESTS= bash scripts/pytest-again.sh -n 2 --dist loadfile -m "long and not alone" $(addprefix --ignore=,$(QUICK))
+	BANGER_REQUIRE_TESTS= $(PY) -m pytest -m "long and alone" $(addprefix --ignore=,$(QUICK))
 
 bench-create: ## what a VM's life takes on this host (ARGS="--runs 2")
 	@bash scripts/bootstrap.sh run

@@ -88,6 +88,7 @@ async def _settled(pid, threads, files):
     return size[0]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_10_000_commands_leave_the_agent_as_it_was(agent, guest):
     pid = agent[1].pid

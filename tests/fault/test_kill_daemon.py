@@ -27,6 +27,15 @@ def points(kind, leave_out=()):
     ]
 
 
+def some(points, *more):
+    """All of them as cases. Before a stage the host has what it had after the one before it: these are for long runs, but for the first."""
+    seldom = [bool(n) and point.endswith(".before") for n, point in enumerate(points)]
+    return [
+        pytest.param(point, *more, marks=[pytest.mark.long] * long)
+        for point, long in zip(points, seldom, strict=True)
+    ]
+
+
 @pytest.fixture(scope="module")
 def banger(tmp_path_factory, image):
     """One installation for all: every test leaves it without VMs, or with those of the fixtures below."""
@@ -74,7 +83,7 @@ def last_of(kind):
     return f"{kind}.{STAGES[kind][-1]}.after"
 
 
-@pytest.mark.parametrize("point", points("vm.create"))
+@pytest.mark.parametrize("point", some(points("vm.create")))
 def test_in_create(banger, point):
     """What was half made is undone; a VM that was complete but for the last word is kept."""
     banger.is_killed_in(point, lambda client: banger.make(client, "one"))
@@ -89,7 +98,7 @@ def test_in_create(banger, point):
         assert client.vms() == []
 
 
-@pytest.mark.parametrize("point", points("vm.start"))
+@pytest.mark.parametrize("point", some(points("vm.start")))
 def test_in_start(banger, vm, point):
     banger.is_killed_in(point, lambda client: ended(client, client.start_vm(vm)))
     with banger.daemon() as client:
@@ -97,7 +106,7 @@ def test_in_start(banger, vm, point):
         assert client.vm(vm).state == ("running" if point == last_of("vm.start") else "stopped")
 
 
-@pytest.mark.parametrize("point", points("vm.stop"))
+@pytest.mark.parametrize("point", some(points("vm.stop")))
 def test_in_stop(banger, running, point):
     banger.is_killed_in(point, lambda client: ended(client, client.stop_vm(running)))
     with banger.daemon() as client:
@@ -106,12 +115,17 @@ def test_in_stop(banger, running, point):
 
 
 def halves():
-    """Points of a restart: those where it stops the VM need a running one, the others do not; from the VMM on it is a start."""
+    """Points of a restart: those where it stops the VM need a running one, the others do not; from the VMM on it is a start. Its stopping
+    is that of `test_in_stop`.
+    """
     first = STAGES["vm.stop"]
     behind = STAGES["vm.start"][STAGES["vm.start"].index("vmm") :]
-    of_stop = [(point, "running") for point in points("vm.restart") if point.split(".")[2] in first]
-    of_start = [(point, "vm") for point in points("vm.restart", {*first, *behind})]
-    return of_stop + of_start
+    of_stop = [point for point in points("vm.restart") if point.split(".")[2] in first]
+    of_start = points("vm.restart", {*first, *behind})
+    return [
+        *(pytest.param(point, "running", marks=pytest.mark.long) for point in of_stop),
+        *some(of_start, "vm"),
+    ]
 
 
 @pytest.mark.parametrize(("point", "which"), halves())
@@ -123,7 +137,7 @@ def test_in_restart(banger, request, point, which):
         assert client.vm(vm).state == "stopped"
 
 
-@pytest.mark.parametrize("point", points("vm.delete"))
+@pytest.mark.parametrize("point", some(points("vm.delete")))
 def test_in_delete(banger, vm, point):
     """A deletion that was begun is finished."""
     banger.is_killed_in(point, lambda client: ended(client, client.delete_vm(vm)))
@@ -144,11 +158,14 @@ PROMOTE = ["check", "flatten", "repair", "clean", "compact", "seed", "kernel", "
 
 
 @pytest.mark.timeout(400)  # some ten promotions of a whole root
-def test_in_promote(banger, vm):
+@pytest.mark.parametrize(
+    "stages", [["compact", "place"], pytest.param(PROMOTE, marks=pytest.mark.long)], ids=len
+)
+def test_in_promote(banger, vm, stages):
     """At every point: nothing of an image, or a whole one; the next promotion works, and so does the VM."""
     before = in_images(banger)
     last = f"vm.promote.{PROMOTE[-1]}.after"
-    for point in [*(f"vm.promote.{stage}.before" for stage in PROMOTE), last]:
+    for point in [*(f"vm.promote.{stage}.before" for stage in stages), last]:
         wish = schema.ImagePromote("mine", with_work=True)
         banger.is_killed_in(point, lambda client, wish=wish: ended(client, client.promote_vm(vm, wish)))  # fmt: skip
         with banger.daemon() as client:
@@ -183,7 +200,7 @@ def test_while_a_root_disk_is_copied(banger, vm):
         assert client.vm(vm).state == "stopped"
 
 
-@pytest.mark.parametrize("point", points("image.delete"))
+@pytest.mark.parametrize("point", some(points("image.delete")))
 def test_in_image_delete(banger, point):
     """The image is whole, or gone with all its files once the next daemon has started; another try does the rest."""
     before = in_images(banger)
@@ -204,7 +221,7 @@ def test_in_image_delete(banger, point):
         assert client.audit() == []
 
 
-@pytest.mark.parametrize("point", points("vm.set"))
+@pytest.mark.parametrize("point", some(points("vm.set")))
 def test_in_set(banger, vm, point):
     """The VM has its old values or its new ones, can be changed again, and its disks are as a start wants them."""
     wish = schema.VmPatch(name="two", memory_mib=640, work_bytes=2 << 30)
@@ -232,7 +249,7 @@ def box(banger):
         check_truth(banger, client)
 
 
-@pytest.mark.parametrize("point", points("vm.adjust"))
+@pytest.mark.parametrize("point", some(points("vm.adjust")))
 def test_in_adjust(banger, box, point):
     """Forwards, groups and NAT are all as they were or all as they were to be; the ports that are open are those of the record."""
     adding = [schema.Forward(0, 80), schema.Forward(0, 53, "udp")]
@@ -249,7 +266,7 @@ def test_in_adjust(banger, box, point):
         assert len(client.forwards(box)) == 1
 
 
-@pytest.mark.parametrize("point", [*points("vm.pause"), *points("vm.resume")])
+@pytest.mark.parametrize("point", [*some(points("vm.pause")), *some(points("vm.resume"))])
 def test_in_pause_and_resume(banger, box, point):
     """The record says what the VMM says, and the VM can be used on."""
     kind = point.rsplit(".", 2)[0]

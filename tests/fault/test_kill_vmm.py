@@ -115,7 +115,13 @@ def test_while_stopping_pausing_and_paused(banger):
         assert ended(client, client.delete_vm("one")).state == "succeeded"
 
 
-@pytest.mark.parametrize("stage", from_vmm_on("vm.create")[1:])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param(s, marks=[pytest.mark.long] * (s != "agent"))
+        for s in from_vmm_on("vm.create")[1:]
+    ],
+)
 def test_together_with_the_daemon(banger, stage):
     """Both die at once, at a step of create: the next daemon undoes all of it."""
     with banger.daemon(f"vm.create.{stage}.before=hang") as client:

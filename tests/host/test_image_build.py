@@ -330,6 +330,7 @@ async def test_removing_waits_for_somebody_who_still_writes(place):
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_the_debian_image_has_the_same_bytes_when_root_and_a_user_build_it(place, user):
     """Slow: two real builds of the whole image, from the packages of a mirror."""

@@ -397,6 +397,7 @@ async def test_a_disk_that_is_really_full_is_told_and_left_as_it_was(place, monk
         assert sorted(path.name for path in mount.iterdir()) == ["images", "lost+found"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_a_hundred_thousand_files_are_imported(catalog, place):  # noqa: F811
     path = place / "many.tar"

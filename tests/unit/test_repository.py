@@ -104,6 +104,25 @@ def test_a_promise_names_a_target_a_measurement_and_a_proof_that_exists(cells):
         )
 
 
+@pytest.mark.parametrize("cells", list(promises()), ids=lambda cells: cells[0])
+def test_a_promise_that_is_left_to_long_runs_says_so(cells):
+    left = all(wholly_long(proof.strip().strip("`")) for proof in cells[-1].split(","))
+    assert left == ("long run" in cells[3])
+
+
+def wholly_long(proof):
+    """Whether all of the test, or all tests of the file, are marked ``long`` and so not in ``make test``."""
+    path, _, test = proof.partition("::")
+    if not path.startswith("tests/"):
+        return False
+    text = (ROOT / path).read_text()
+    if re.search(r"^pytestmark\b.*\blong\b", text, re.MULTILINE):
+        return True
+    return bool(test) and bool(
+        re.search(rf"^@pytest\.mark\.long\b.*\n(@.*\n)*(async )?def {test}\(", text, re.MULTILINE)
+    )
+
+
 def test_every_file_that_the_code_names_is_in_internals():
     """Paths come from the classes that hold them; a new file cannot be forgotten."""
     config = Config(Path("/s"), Path("/r"))

@@ -326,7 +326,8 @@ def test_ctrl_c_in_create_detaches_and_the_operation_goes_on(banger):
 
 @pytest.mark.timeout(900)
 @pytest.mark.alone
-def test_twenty_creates_at_once_all_succeed_and_the_next_daemon_adopts_them_all(banger):
+@pytest.mark.parametrize("count", [6, pytest.param(20, marks=pytest.mark.long)])
+def test_creates_at_once_all_succeed_and_the_next_daemon_adopts_them_all(banger, count):
     running = [
         banger.start(
             "vm",
@@ -341,7 +342,7 @@ def test_twenty_creates_at_once_all_succeed_and_the_next_daemon_adopts_them_all(
             stderr=subprocess.PIPE,
             text=True,
         )
-        for n in range(20)
+        for n in range(count)
     ]
     failures = []
     for process in running:
@@ -350,13 +351,13 @@ def test_twenty_creates_at_once_all_succeed_and_the_next_daemon_adopts_them_all(
             failures.append(out + err)
     assert failures == []
     vms = banger.json("vm", "list")
-    assert [vm["ready"] for vm in vms] == [True] * 20
-    assert len({vm["status"]["ip"] for vm in vms}) == 20
+    assert [vm["ready"] for vm in vms] == [True] * count
+    assert len({vm["status"]["ip"] for vm in vms}) == count
     banger.run("daemon", "stop")
     began = time.monotonic()
     adopted = banger.json("vm", "list")
     took_s = time.monotonic() - began
-    print(f"20 VMs adopted by the next daemon, and listed: {took_s:.2f} s")
+    print(f"{count} VMs adopted by the next daemon, and listed: {took_s:.2f} s")
     assert [(vm["state"], vm["status"]["pid"]) for vm in adopted] == [("running", vm["status"]["pid"]) for vm in vms]  # fmt: skip
     assert took_s < 10  # the promise is 2 s on a machine that does nothing else
     banger.run("vm", "delete", "--all", timeout=300)

@@ -8,7 +8,7 @@ from banger.host.exec import find_program
 from tests.framework import toy_container as toy
 from tests.framework.installation import Installation
 
-pytestmark = pytest.mark.timeout(900)  # an image is built
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # an image is built
 RECIPE = 'name = "pods"\nextends = "debian-base"\nprofiles = ["containers"]\nadd_packages = ["docker.io", "apparmor"]\n'
 
 

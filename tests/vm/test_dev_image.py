@@ -142,6 +142,7 @@ def test_mise_fetches_a_tool_and_installs_it(dev):
     assert inside(dev, script) == "hello from mise"
 
 
+@pytest.mark.long
 def test_python_has_virtual_environments_and_the_pip_for_them(dev):
     # Not `python3 -m venv` as a whole: byte-compiling pip takes an emulated processor two minutes.
     script = """
@@ -246,6 +247,7 @@ def test_opencode_gets_ready_by_itself_and_is_reached_through_its_forward(dev):
     assert listening[0]["host_port"] == int(url.rpartition(":")[2])
 
 
+@pytest.mark.long  # its screen takes an emulated processor two minutes
 def test_the_hosts_own_opencode_attaches(dev, dev_image, tmp_path):
     """The real client, as in the image, on a terminal: it shows its screen, which it draws once the server has answered."""
     programs = tmp_path / "bin"

@@ -37,6 +37,7 @@ class TestHostileClientsOfARealGuest(HostileClients):
     """And what its agent must survive."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_hundreds_of_commands_leave_the_agent_as_it_was(guest):
     """Ten thousand are run in tests/contract, where a guest is not emulated."""

@@ -95,6 +95,7 @@ def test_files_alone_make_an_image_that_boots(
     assert banger.run("vm", "exec", "one", "--", "cat", "/root/.profile").stdout.startswith("#")
 
 
+@pytest.mark.long
 def test_a_kernel_and_an_initramfs_of_ones_own_boot_also_as_a_bzimage(
     banger, image, test_image, registered, kernel, tmp_path
 ):

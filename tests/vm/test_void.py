@@ -160,6 +160,7 @@ def test_it_boots_to_ssh_as_quickly_as_promised(void):
     assert min(times)[0] < 4 * SSH_S, times
 
 
+@pytest.mark.long
 def test_the_smoke_run_of_void_passes_with_mise_and_with_opencode_as_a_service(void, tmp_path):
     """On an image with the tools of banger's own recipe: what is pinned there runs here."""
     program = tmp_path / "banger"
