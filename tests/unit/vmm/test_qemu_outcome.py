@@ -7,6 +7,7 @@ from banger.vmm.qemu.outcome import outcome
 
 PANIC = "[ 1.0] Kernel panic - not syncing: Attempted to kill init!\n[ 1.0] CPU: 0"
 OFF = "[ 9.0] reboot: Power down"
+AGAIN = "[ 9.0] reboot: Restarting system"
 
 
 def shutdown(reason, *, guest=True):
@@ -66,6 +67,11 @@ def test_a_bad_status_is_a_crash_even_after_a_panic():
         (None, PANIC, "guest-panic"),
         (0, PANIC, "guest-panic"),
         (None, "login:", "crash"),
+        (0, AGAIN, "guest-reset"),
+        (None, f"login:\n{AGAIN}\r\n", "guest-reset"),
+        (0, f"{AGAIN}\nbanger: booted", "guest-shutdown"),
+        (0, f"{AGAIN}\nbanger: booted\n{OFF}", "guest-shutdown"),
+        (1, AGAIN, "crash"),
     ],
 )
 def test_without_a_word_the_console_is_read(returncode, console, reason):

@@ -10,6 +10,8 @@ from banger.model.machine import VmmExit
 from banger.vmm.console import PANIC
 
 _POWERED_OFF = "reboot: Power down"
+_RESTARTED = "reboot: Restarting system"
+"""linux/kernel/reboot.c, the last that a kernel says before it resets the machine; a boot later it is no longer the last line."""
 _REASONS = {
     "guest-shutdown": "guest-shutdown",
     "guest-reset": "guest-reset",
@@ -57,11 +59,13 @@ def _told(events: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _guessed(returncode: int | None, console: str) -> str:
-    """The monitor said nothing, or was not connected."""
+    """The monitor said nothing, or was not connected, as after a call that a busy QEMU did not answer in time."""
     if returncode:
         return "crash"
     if PANIC in console:
         return "guest-panic"
+    if _RESTARTED in console.rstrip().rpartition("\n")[2]:
+        return "guest-reset"
     if returncode == 0 or _POWERED_OFF in console:
         return "guest-shutdown"
     return "crash"
