@@ -1,9 +1,7 @@
 """``kill -9`` of banger-helper at the steps of a VM's life in bridge mode: started again, as systemd does it, the host is as the records say.
 
-Those around the steps that ask it; with BANGER_HELPER_LIVES=all every one.
+`make test` has the life whose create is hit at the network; the others are long.
 """
-
-import os
 
 import pytest
 
@@ -18,8 +16,6 @@ pytestmark = [
 ]
 STAGES = stages()
 KINDS = ("vm.create", "vm.stop", "vm.start", "vm.delete")
-ASKED = {"disks", "network", "vmm"}
-"""Steps of a create around which the helper is asked; those that the other operations are at in the same life are so too."""
 
 
 def kill_at(client, operation, stage, helper):
@@ -36,14 +32,15 @@ def kill_at(client, operation, stage, helper):
 
 
 def lives():
-    """As many lives as the longest operation has steps, in each of which every operation is hit at another step; of them those that are tested."""
+    """As many lives as the longest operation has steps, in each of which every operation is hit at another step."""
     steps = {kind: list(dict.fromkeys(STAGES[kind])) for kind in KINDS}
     longest = max(map(len, steps.values()))
     whole = [
         {kind: own[number % len(own)] for kind, own in steps.items()} for number in range(longest)
     ]
-    every = os.environ.get("BANGER_HELPER_LIVES") == "all"
-    return [at for at in whole if every or at["vm.create"] in ASKED]
+    return [
+        pytest.param(at, marks=[pytest.mark.long] * (at["vm.create"] != "network")) for at in whole
+    ]
 
 
 @pytest.mark.parametrize("at", lives(), ids=lambda at: "-".join(at.values()))

@@ -15,6 +15,7 @@ import pytest
 from tests.framework import toy_container as toy
 from tests.framework.debian_root import debian_root as made_root
 
+pytestmark = pytest.mark.long
 PACKAGES = (
     "systemd-sysv,udev,dbus,openssh-server,python3,ifupdown,isc-dhcp-client,network-manager,systemd-resolved,cloud-init"
 )  # fmt: skip

@@ -126,7 +126,9 @@ async def next_uptime(log):
     return float(now[-1]), time.monotonic()
 
 
-@pytest.mark.parametrize("driver", [StorageDriver.QCOW2, StorageDriver.COPY])
+@pytest.mark.parametrize(
+    "driver", [StorageDriver.QCOW2, pytest.param(StorageDriver.COPY, marks=pytest.mark.long)]
+)
 async def test_the_guest_sees_its_drives_ports_nic_and_the_right_time_and_obeys_the_power_button(
     start, driver
 ):
