@@ -386,6 +386,7 @@ def hold_up(pid, console, said):
     return True
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_guest_whose_kernel_finds_no_timer_on_a_busy_host_is_started_again(banger):
     """Found with guests that hung before init, one in some hundred, without a word."""
